@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does every stage of the tiny cascade beat doing nothing? Prints one line per stage, on held-out combinations.
+
+    python benchmarks/tiny_quality.py [--cascade FOLDER] [--count 96] [--end-to-end 24] [--json FILE]
+
+With `--json benchmarks/results/tiny_quality.json` the figures also go where the model cards take them from.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from diffusers_show1 import TINY_PATH, Show1CascadePipeline
+from diffusers_show1.evaluation import (
+    Baseline,
+    Score,
+    evaluate_interpolation,
+    evaluate_keyframes,
+    evaluate_refinement,
+    evaluate_superres,
+    read_clip,
+    score_clips,
+    score_readings,
+)
+from diffusers_show1.evaluation.protocol import held_out_scenes
+from diffusers_show1.tiny import world
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cascade", default=str(TINY_PATH), help="cascade folder; the embedded one by default")
+    parser.add_argument("--count", type=int, default=96, help="held-out prompts for the keyframe stage")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--end-to-end", type=int, default=24, help="prompts for the whole cascade")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    pipe = Show1CascadePipeline.from_pretrained(options.cascade).to(options.device)
+    pipe.set_progress_bar_config(disable=True)
+    started = time.monotonic()
+
+    def report(name: str, result: object) -> None:
+        print(f"[{time.monotonic() - started:5.0f} s] {name}: {result}", flush=True)
+
+    scenes = held_out_scenes(options.count, options.seed)
+    captions = [scene.attributes.caption() for scene in scenes]
+    readings = [read_clip(clip) for clip in world.render(scenes, world.KEYFRAME_TIMES)]
+    report("scorer, true clips", score_readings(readings, captions))
+    report("scorer, captions shifted by one", score_readings(readings, captions[1:] + captions[:1]))
+
+    figures = []
+
+    def measured(name: str, score: Score) -> None:
+        report(name, score)
+        figures.append({"name": f"{name}, all four attributes right", "value": round(100 * score.all, 1), "unit": "%"})
+
+    def against(name: str, other: str, result: Baseline) -> None:
+        report(f"{name} against {other}", result)
+        values = {"value": round(result.stage, 2), "against_value": round(result.trivial, 2)}
+        figures.append({"name": name, "unit": "dB", "against": other, **values})
+
+    measured(f"keyframes of {options.count} prompts", evaluate_keyframes(pipe, options.count, options.seed)[0])
+    against("interpolation", "a cross-fade", evaluate_interpolation(pipe, seed=options.seed))
+    against("super-resolution", "bicubic", evaluate_superres(pipe, seed=options.seed))
+    against("refinement", "its input", evaluate_refinement(pipe, seed=options.seed))
+
+    if options.end_to_end:
+        prompts = world.held_out_prompts(options.end_to_end, options.seed)
+        generators = [torch.Generator().manual_seed(options.seed + i) for i in range(len(prompts))]
+        videos, begun = [], time.monotonic()
+        for prompt, generator in zip(prompts, generators, strict=True):
+            videos.append(pipe(prompt, generator=generator, output_type="pt").frames)
+        measured(f"whole cascade, {len(prompts)} prompts", score_clips(torch.cat(videos), prompts))
+        report("seconds a video", f"{(time.monotonic() - begun) / len(prompts):.1f}")
+
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        record = {
+            "command": "python benchmarks/tiny_quality.py",
+            "data": "combinations of colour, shape, motion and background that were never trained",
+            "figures": figures,
+        }
+        options.json.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,883 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The video UNet of all four Show-1 stages (paper section 3.2, figure 4a).
+
+An image UNet in which every spatial layer is followed by a temporal one:
+
+    ResNet block  ->  temporal convolution (four 1-D convolutions over the frames)
+    attention     ->  temporal attention   (each position attends to itself in the other frames, without the text)
+
+Spatial layers treat the frames as a batch of images; temporal layers put the frame axis back. Shape suffixes below:
+B videos, F frames, N = B·F images, C channels, H W height and width, P = H·W positions, L text tokens, D text width.
+
+The network exists in two dialects, mixed freely block by block, with the parameter names of the published checkpoints:
+
+    pixel stages (DeepFloyd IF)   Resnet{Down,Up}sampleBlock3D, SimpleCrossAttn{Down,Up}Block3D and mid block
+    latent stage (ModelScope)     {Down,Up}Block3D, CrossAttn{Down,Up}Block3D and mid block
+
+Three facts of the published checkpoints that their configs do not show:
+  * `attention_head_dim` is the head *size* in the spatial attention of the Simple blocks, and the *number* of heads in
+    their temporal attention and in both attentions of the CrossAttn blocks;
+  * the temporal convolutions and `transformer_in.norm` always have 32 groups, whatever `norm_num_groups` says;
+  * the norms of temporal layers pool over all frames of a video, all other norms over one frame.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import PeftAdapterMixin, UNet2DConditionLoadersMixin
+from diffusers.models.activations import get_activation
+from diffusers.models.attention import AttentionMixin, AttentionModuleMixin, FeedForward
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.embeddings import TextTimeEmbedding, TimestepEmbedding, Timesteps
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
+from diffusers.models.unets.unet_3d_condition import UNet3DConditionOutput
+from torch import Tensor, nn
+
+
+TEMPORAL_NORM_GROUPS = 32
+TRANSFORMER_IN_HEADS = 8
+
+# Config keys that diffusers' UNet family has and the published checkpoints never use: accepted at these values only.
+_FIXED_CONFIG: dict[str, Any] = {
+    "dual_cross_attention": False,
+    "class_embeddings_concat": False,
+    "transformer_layers_per_block": 1,
+    "num_attention_heads": None,
+    "addition_time_embed_dim": None,
+    "projection_class_embeddings_input_dim": None,
+    "time_embedding_type": "positional",
+    "time_cond_proj_dim": None,
+}
+
+
+class Show1AttnProcessor:
+    """Attention through diffusers' dispatcher, so that `set_attention_backend` reaches every layer."""
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(self, attn: Show1Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """(n, tokens, heads·size) each, keys and values with their own token count -> (n, tokens, heads·size)."""
+        query, key, value = (t.unflatten(-1, (attn.heads, -1)) for t in (query, key, value))
+        out = dispatch_attention_fn(
+            query, key, value, backend=self._attention_backend, parallel_config=self._parallel_config
+        )
+        return out.flatten(-2)
+
+
+class Show1Attention(nn.Module, AttentionModuleMixin):
+    """Multi-head attention; keys and values come from `context` (the queries' own tokens when it is None)."""
+
+    _default_processor_cls = Show1AttnProcessor
+    _available_processors = [Show1AttnProcessor]
+    _supports_qkv_fusion = False
+
+    def __init__(self, dim: int, heads: int, head_size: int, context_dim: int | None = None, bias: bool = False):
+        super().__init__()
+        self.heads = heads
+        inner = heads * head_size
+        self.to_q = nn.Linear(dim, inner, bias=bias)
+        self.to_k = nn.Linear(context_dim or dim, inner, bias=bias)
+        self.to_v = nn.Linear(context_dim or dim, inner, bias=bias)
+        self.to_out = nn.ModuleList([nn.Linear(inner, dim)])
+        self.set_processor(Show1AttnProcessor())
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        context = x if context is None else context
+        return self.to_out[0](self.processor(self, self.to_q(x), self.to_k(context), self.to_v(context)))
+
+
+class AddedKVAttention(nn.Module, AttentionModuleMixin):
+    """Spatial attention of the Simple blocks: one softmax over the text tokens *and* the frame's own positions.
+
+    With `only_cross_attention` the frame's own positions are left out and only the text is attended to.
+    """
+
+    _default_processor_cls = Show1AttnProcessor
+    _available_processors = [Show1AttnProcessor]
+    _supports_qkv_fusion = False
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        text_dim: int,
+        norm_num_groups: int,
+        cross_attention_norm: str | None,
+        only_cross_attention: bool,
+    ):
+        super().__init__()
+        self.heads = heads
+        self.only_cross_attention = only_cross_attention
+        self.group_norm = nn.GroupNorm(norm_num_groups, channels, eps=1e-5)
+        if cross_attention_norm == "group_norm":
+            self.norm_cross = nn.GroupNorm(32, text_dim, eps=1e-5)
+        elif cross_attention_norm == "layer_norm":
+            self.norm_cross = nn.LayerNorm(text_dim)
+        else:
+            self.norm_cross = None
+        self.to_q = nn.Linear(channels, channels)
+        if not only_cross_attention:
+            self.to_k = nn.Linear(channels, channels)
+            self.to_v = nn.Linear(channels, channels)
+        self.add_k_proj = nn.Linear(text_dim, channels)
+        self.add_v_proj = nn.Linear(text_dim, channels)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+        self.set_processor(Show1AttnProcessor())
+
+    def forward(self, x_NCHW: Tensor, text_BLD: Tensor, num_frames: int) -> Tensor:
+        if isinstance(self.norm_cross, nn.GroupNorm):  # pools over the tokens
+            text_BLD = self.norm_cross(text_BLD.transpose(1, 2)).transpose(1, 2)
+        elif self.norm_cross is not None:
+            text_BLD = self.norm_cross(text_BLD)
+        x_NPC = self.group_norm(x_NCHW.flatten(2)).transpose(1, 2)
+        query = self.to_q(x_NPC)
+        # The text is the same for all frames of a video: project it once per video.
+        key, value = self.add_k_proj(text_BLD), self.add_v_proj(text_BLD)
+        if self.only_cross_attention:  # no softmax across frames: the frames of a video may share one row
+            out = self.processor(self, query.reshape(text_BLD.shape[0], -1, query.shape[-1]), key, value)
+        else:
+            key = torch.cat([key.repeat_interleave(num_frames, dim=0), self.to_k(x_NPC)], dim=1)
+            value = torch.cat([value.repeat_interleave(num_frames, dim=0), self.to_v(x_NPC)], dim=1)
+            out = self.processor(self, query, key, value)
+        out_NPC = self.to_out[0](out.reshape(x_NPC.shape))
+        return x_NCHW + out_NPC.transpose(1, 2).reshape(x_NCHW.shape)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, second attention (to the text, or to itself again when there is none), gated feed-forward."""
+
+    def __init__(
+        self, dim: int, heads: int, head_size: int, text_dim: int | None = None, only_cross_attention: bool = False
+    ):
+        super().__init__()
+        self.only_cross_attention = only_cross_attention
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn1 = Show1Attention(dim, heads, head_size, text_dim if only_cross_attention else None)
+        self.norm2 = nn.LayerNorm(dim)
+        self.attn2 = Show1Attention(dim, heads, head_size, text_dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.ff = FeedForward(dim, activation_fn="geglu")
+
+    def forward(self, x_NPC: Tensor, text_BLD: Tensor | None = None) -> Tensor:
+        x_NPC = x_NPC + self._attend(self.attn1, self.norm1(x_NPC), text_BLD if self.only_cross_attention else None)
+        x_NPC = x_NPC + self._attend(self.attn2, self.norm2(x_NPC), text_BLD)
+        return x_NPC + self.ff(self.norm3(x_NPC))
+
+    @staticmethod
+    def _attend(attn: Show1Attention, x_NPC: Tensor, text_BLD: Tensor | None) -> Tensor:
+        if text_BLD is None:
+            return attn(x_NPC)
+        # Queries never meet in cross-attention, so all frames of a video share one row and the text is not repeated.
+        return attn(x_NPC.reshape(text_BLD.shape[0], -1, x_NPC.shape[-1]), text_BLD).reshape(x_NPC.shape)
+
+
+class SpatialTransformer(nn.Module):
+    """Spatial attention of the CrossAttn blocks: self-attention within a frame, then cross-attention to the text."""
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        text_dim: int,
+        norm_num_groups: int,
+        use_linear_projection: bool,
+        only_cross_attention: bool,
+    ):
+        super().__init__()
+        self.use_linear_projection = use_linear_projection
+        self.norm = nn.GroupNorm(norm_num_groups, channels, eps=1e-6)
+        self.proj_in = nn.Linear(channels, channels) if use_linear_projection else nn.Conv2d(channels, channels, 1)
+        self.transformer_blocks = nn.ModuleList(
+            [TransformerBlock(channels, heads, channels // heads, text_dim, only_cross_attention)]
+        )
+        self.proj_out = nn.Linear(channels, channels) if use_linear_projection else nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x_NCHW: Tensor, text_BLD: Tensor, num_frames: int) -> Tensor:
+        h, (height, width) = self.norm(x_NCHW), x_NCHW.shape[-2:]
+        if self.use_linear_projection:
+            h_NPC = self.proj_in(h.flatten(2).transpose(1, 2))
+        else:
+            h_NPC = self.proj_in(h).flatten(2).transpose(1, 2)
+        for block in self.transformer_blocks:
+            h_NPC = block(h_NPC, text_BLD)
+        if self.use_linear_projection:
+            h = self.proj_out(h_NPC).transpose(1, 2).unflatten(2, (height, width))
+        else:
+            h = self.proj_out(h_NPC.transpose(1, 2).unflatten(2, (height, width)))
+        return x_NCHW + h
+
+
+class TemporalTransformer(nn.Module):
+    """Temporal attention: at each position, two self-attentions over the frames. It gets no text.
+
+    A fresh one is the identity (`proj_out` starts at zero), so that a video UNet made from an image UNet starts as the
+    image UNet, frame by frame.
+    """
+
+    def __init__(self, channels: int, heads: int, head_size: int, norm_num_groups: int):
+        super().__init__()
+        inner = heads * head_size
+        self.norm = nn.GroupNorm(norm_num_groups, channels, eps=1e-6)
+        self.proj_in = nn.Linear(channels, inner)
+        self.transformer_blocks = nn.ModuleList([TransformerBlock(inner, heads, head_size)])
+        self.proj_out = nn.Linear(inner, channels)
+        nn.init.zeros_(self.proj_out.weight)
+        nn.init.zeros_(self.proj_out.bias)
+
+    def forward(self, x_NCHW: Tensor, num_frames: int) -> Tensor:
+        x_BFCP = x_NCHW.flatten(2).unflatten(0, (-1, num_frames))
+        h = self.norm(x_BFCP.transpose(1, 2))  # B C F P: pooled over all frames
+        batch, _, _, positions = h.shape
+        h = h.permute(0, 3, 2, 1).flatten(0, 1)  # (B·P) F C
+        h = self.proj_in(h)
+        for block in self.transformer_blocks:
+            h = block(h)
+        h = self.proj_out(h).unflatten(0, (batch, positions)).permute(0, 2, 3, 1)  # B F C P
+        return x_NCHW + h.reshape(x_NCHW.shape)
+
+
+class TemporalConv1d(nn.Conv3d):
+    """A 1-D convolution over the frames, kernel 3. The parameters have Conv3d's shape (C, C, 3, 1, 1), as published.
+
+    Computed as a 2-D convolution over (frames, positions): the same sums, 1 to 2.5 times as fast as Conv3d on CPU.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, (3, 1, 1), padding=(1, 0, 0))
+
+    def forward(self, x_BCFP: Tensor) -> Tensor:
+        return F.conv2d(x_BCFP, self.weight[..., 0], self.bias, padding=(1, 0))
+
+
+class TemporalConvLayer(nn.Module):
+    """Four 1-D convolutions over the frames with a skip around them; a fresh one is the identity (section 3.2)."""
+
+    def __init__(self, channels: int, dropout: float = 0.1):
+        super().__init__()
+
+        def step(*extra: nn.Module) -> nn.Sequential:
+            return nn.Sequential(
+                nn.GroupNorm(TEMPORAL_NORM_GROUPS, channels), nn.SiLU(), *extra, TemporalConv1d(channels)
+            )
+
+        self.conv1 = step()
+        self.conv2 = step(nn.Dropout(dropout))
+        self.conv3 = step(nn.Dropout(dropout))
+        self.conv4 = step(nn.Dropout(dropout))
+        nn.init.zeros_(self.conv4[-1].weight)
+        nn.init.zeros_(self.conv4[-1].bias)
+
+    def forward(self, x_NCHW: Tensor, num_frames: int) -> Tensor:
+        x_BFCP = x_NCHW.flatten(2).unflatten(0, (-1, num_frames))
+        h_BCFP = x_BFCP.transpose(1, 2).contiguous()
+        h_BCFP = self.conv4(self.conv3(self.conv2(self.conv1(h_BCFP))))
+        return x_NCHW + h_BCFP.transpose(1, 2).reshape(x_NCHW.shape)
+
+
+class _Block(nn.Module):
+    """What down, middle and up blocks share: building their layers in the right dialect, and running them.
+
+    The dialect is read off the block's published name: "Simple..." has `AddedKVAttention`, "CrossAttn..." has
+    `SpatialTransformer`, the others have no attention at all; "Simple..." and "Resnet..." resample with ResNet blocks
+    (and use the pixel networks' time and scale conventions), the others with plain convolutions.
+    """
+
+    gradient_checkpointing = False
+
+    def __init__(self, block_type: str, config: dict[str, Any], time_dim: int):
+        super().__init__()
+        self.simple = "Simple" in block_type
+        self.pixel = self.simple or block_type.startswith("Resnet")
+        self.has_cross_attention = "CrossAttn" in block_type
+        self._config = config
+        self._time_dim = time_dim
+        self.resnets = nn.ModuleList()
+        self.temp_convs = nn.ModuleList()
+        if self.has_cross_attention:
+            self.attentions = nn.ModuleList()
+            self.temp_attentions = nn.ModuleList()
+
+    def resnet(
+        self, in_channels: int, out_channels: int, scale: float | None = None, **resample: bool
+    ) -> ResnetBlock2D:
+        c = self._config
+        return ResnetBlock2D(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            temb_channels=self._time_dim,
+            eps=c["norm_eps"],
+            groups=c["norm_num_groups"],
+            time_embedding_norm=c["resnet_time_scale_shift"],
+            non_linearity=c["act_fn"],
+            skip_time_act=c["resnet_skip_time_act"] if self.pixel else False,
+            output_scale_factor=scale or (c["resnet_out_scale_factor"] if self.pixel else 1.0),
+            **resample,
+        )
+
+    def add_layer(self, in_channels: int, out_channels: int, scale: float | None = None) -> None:
+        self.resnets.append(self.resnet(in_channels, out_channels, scale))
+        self.temp_convs.append(TemporalConvLayer(out_channels))
+
+    def add_attention(self, channels: int, head_dim: int, only_cross_attention: bool) -> None:
+        c = self._config
+        if self.simple:
+            self.attentions.append(
+                AddedKVAttention(
+                    channels,
+                    channels // head_dim,
+                    c["cross_attention_dim"],
+                    c["norm_num_groups"],
+                    c["cross_attention_norm"],
+                    only_cross_attention,
+                )
+            )
+        else:
+            self.attentions.append(
+                SpatialTransformer(
+                    channels,
+                    head_dim,
+                    c["cross_attention_dim"],
+                    c["norm_num_groups"],
+                    c["use_linear_projection"],
+                    only_cross_attention,
+                )
+            )
+        # Here `head_dim` is the number of heads in both dialects.
+        self.temp_attentions.append(
+            TemporalTransformer(channels, head_dim, channels // head_dim, c["norm_num_groups"])
+        )
+
+    def run(self, function, *args):
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            return self._gradient_checkpointing_func(function, *args)
+        return function(*args)
+
+    def layer(self, i: int, x_NCHW: Tensor, time_NT: Tensor, text_BLD: Tensor, num_frames: int) -> Tensor:
+        """ResNet, temporal convolution, and where the block has them spatial and temporal attention."""
+        x_NCHW = self.temp_convs[i](self.resnets[i](x_NCHW, time_NT), num_frames)
+        if self.has_cross_attention:
+            x_NCHW = self.temp_attentions[i](self.attentions[i](x_NCHW, text_BLD, num_frames), num_frames)
+        return x_NCHW
+
+
+class DownBlock(_Block):
+    """`layers` layers, then (but for the last block) a halving of height and width. Also returns every skip."""
+
+    def __init__(
+        self,
+        block_type: str,
+        config: dict[str, Any],
+        time_dim: int,
+        in_channels: int,
+        out_channels: int,
+        layers: int,
+        head_dim: int,
+        only_cross_attention: bool,
+        downsample: bool,
+    ):
+        super().__init__(block_type, config, time_dim)
+        for i in range(layers):
+            self.add_layer(in_channels if i == 0 else out_channels, out_channels)
+            if self.has_cross_attention:
+                self.add_attention(out_channels, head_dim, only_cross_attention)
+        self.downsamplers = None
+        if downsample and self.pixel:
+            self.downsamplers = nn.ModuleList([self.resnet(out_channels, out_channels, down=True)])
+        elif downsample:
+            self.downsamplers = nn.ModuleList(
+                [Downsample2D(out_channels, use_conv=True, padding=config["downsample_padding"], name="op")]
+            )
+
+    def forward(
+        self, x_NCHW: Tensor, time_NT: Tensor, text_BLD: Tensor, num_frames: int
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        skips: tuple[Tensor, ...] = ()
+        for i in range(len(self.resnets)):
+            x_NCHW = self.run(self.layer, i, x_NCHW, time_NT, text_BLD, num_frames)
+            skips += (x_NCHW,)
+        if self.downsamplers is not None:
+            down = self.downsamplers[0]
+            x_NCHW = down(x_NCHW, time_NT) if self.pixel else down(x_NCHW)
+            skips += (x_NCHW,)
+        return x_NCHW, skips
+
+
+class MidBlock(_Block):
+    """One layer without attention, then attention and a second layer."""
+
+    def __init__(
+        self,
+        block_type: str,
+        config: dict[str, Any],
+        time_dim: int,
+        channels: int,
+        head_dim: int,
+        only_cross_attention: bool,
+    ):
+        super().__init__(block_type, config, time_dim)
+        for _ in range(2):
+            self.add_layer(channels, channels, scale=config["mid_block_scale_factor"])
+        self.add_attention(channels, head_dim, only_cross_attention)
+
+    def _forward(self, x_NCHW: Tensor, time_NT: Tensor, text_BLD: Tensor, num_frames: int) -> Tensor:
+        x_NCHW = self.temp_convs[0](self.resnets[0](x_NCHW, time_NT), num_frames)
+        x_NCHW = self.temp_attentions[0](self.attentions[0](x_NCHW, text_BLD, num_frames), num_frames)
+        return self.temp_convs[1](self.resnets[1](x_NCHW, time_NT), num_frames)
+
+    def forward(self, x_NCHW: Tensor, time_NT: Tensor, text_BLD: Tensor, num_frames: int) -> Tensor:
+        return self.run(self._forward, x_NCHW, time_NT, text_BLD, num_frames)
+
+
+class UpBlock(_Block):
+    """`layers` layers, each fed one skip of the way down, then (but for the last block) twice the height and width."""
+
+    def __init__(
+        self,
+        block_type: str,
+        config: dict[str, Any],
+        time_dim: int,
+        in_channels: int,
+        prev_channels: int,
+        out_channels: int,
+        layers: int,
+        head_dim: int,
+        only_cross_attention: bool,
+        upsample: bool,
+    ):
+        super().__init__(block_type, config, time_dim)
+        for i in range(layers):
+            skip_channels = in_channels if i == layers - 1 else out_channels
+            self.add_layer((prev_channels if i == 0 else out_channels) + skip_channels, out_channels)
+            if self.has_cross_attention:
+                self.add_attention(out_channels, head_dim, only_cross_attention)
+        self.upsamplers = None
+        if upsample and self.pixel:
+            self.upsamplers = nn.ModuleList([self.resnet(out_channels, out_channels, up=True)])
+        elif upsample:
+            self.upsamplers = nn.ModuleList([Upsample2D(out_channels, use_conv=True)])
+
+    def forward(
+        self,
+        x_NCHW: Tensor,
+        skips: tuple[Tensor, ...],
+        time_NT: Tensor,
+        text_BLD: Tensor,
+        num_frames: int,
+        upsample_size: tuple[int, int] | None,
+    ) -> Tensor:
+        for i in range(len(self.resnets)):
+            x_NCHW = torch.cat([x_NCHW, skips[-1 - i]], dim=1)
+            x_NCHW = self.run(self.layer, i, x_NCHW, time_NT, text_BLD, num_frames)
+        if self.upsamplers is not None:
+            up = self.upsamplers[0]
+            x_NCHW = up(x_NCHW, time_NT) if self.pixel else up(x_NCHW, upsample_size)
+        return x_NCHW
+
+
+def _per_block(value: Any, blocks: int, name: str) -> list[Any]:
+    """One value for all blocks, or one each."""
+    if not isinstance(value, (list, tuple)):
+        return [value] * blocks
+    if len(value) != blocks:
+        raise ValueError(f"`{name}` must be one value or {blocks} of them, one a block; got {list(value)}.")
+    return list(value)
+
+
+class Show1UNet3DConditionModel(
+    ModelMixin, AttentionMixin, ConfigMixin, UNet2DConditionLoadersMixin, PeftAdapterMixin
+):
+    r"""The video UNet of Show-1 (section 3.2): loads every published Show-1 UNet, and ModelScope's and zeroscope's.
+
+    The arguments are those of the published `unet/config.json` files, with diffusers' meaning but for
+    `attention_head_dim` (see the top of this file). Keys that no published checkpoint uses are accepted only at their
+    published value and raise a `ValueError` otherwise.
+
+    Parameters:
+        sample_size (`int` or `tuple[int, int]`, *optional*): Width the network was trained at; informative.
+        in_channels (`int`, defaults to 4): 3 keyframes, 7 interpolation (noisy RGB, condition RGB, mask),
+            6 super-resolution (noisy RGB, condition RGB), 4 latents.
+        out_channels (`int`, defaults to 4): channels of the prediction; twice the image channels when the variance is
+            predicted as well (6 in the published pixel networks).
+        down_block_types, up_block_types (`tuple[str]`): block names, outermost first and innermost first.
+        mid_block_type (`str`): `"UNetMidBlock3DCrossAttn"` or `"UNetMidBlock3DSimpleCrossAttn"`.
+        block_out_channels (`tuple[int]`): channels a block; multiples of 32.
+        layers_per_block (`int` or `tuple[int]`): layers a block on the way down; the way up has one more.
+        cross_attention_dim (`int`): width of the text the attentions see (a multiple of 32 with
+            `cross_attention_norm="group_norm"`).
+        encoder_hid_dim (`int`, *optional*): width of the incoming text when it is projected first
+            (`encoder_hid_dim_type="text_proj"`).
+        attention_head_dim (`int` or `tuple[int]`): see the top of this file.
+        addition_embed_type (`str`, *optional*): `"text"` adds the pooled text to the time embedding.
+        class_embed_type (`str`, *optional*): `"timestep"` embeds `class_labels` (the noise level of the condition of
+            super-resolution 1, section 3.5) as a timestep, `"identity"` adds them as they are.
+        num_class_embeds (`int`, *optional*): size of a table of class embeddings.
+        time_embedding_dim, time_embedding_act_fn, timestep_post_act: as in diffusers' `UNet2DConditionModel`.
+        resnet_time_scale_shift (`str`): `"default"` or `"scale_shift"`.
+        resnet_skip_time_act, resnet_out_scale_factor: pixel blocks only, as in DeepFloyd IF.
+        mid_block_scale_factor (`float`): divides the middle ResNet blocks' output.
+        cross_attention_norm (`str`, *optional*): `None`, `"group_norm"` or `"layer_norm"` on the text, Simple blocks.
+        only_cross_attention, mid_block_only_cross_attention: attend to the text only.
+        use_linear_projection (`bool`): linear instead of 1x1 convolution around the CrossAttn blocks' attention.
+        transfromer_in_opt (`bool`): a temporal transformer right after the first convolution (published spelling).
+        transformer_in_head_dim (`int`, defaults to 64): size of that transformer's eight heads.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["DownBlock", "MidBlock", "UpBlock"]
+    _repeated_blocks = [
+        "ResnetBlock2D",
+        "TemporalConvLayer",
+        "AddedKVAttention",
+        "SpatialTransformer",
+        "TemporalTransformer",
+    ]
+    _skip_layerwise_casting_patterns = ["norm", "time_embedding", "class_embedding", "add_embedding"]
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int | tuple[int, int] | None = None,
+        in_channels: int = 4,
+        out_channels: int = 4,
+        center_input_sample: bool = False,
+        flip_sin_to_cos: bool = True,
+        freq_shift: int = 0,
+        down_block_types: tuple[str, ...] = (
+            "CrossAttnDownBlock3D",
+            "CrossAttnDownBlock3D",
+            "CrossAttnDownBlock3D",
+            "DownBlock3D",
+        ),
+        mid_block_type: str = "UNetMidBlock3DCrossAttn",
+        up_block_types: tuple[str, ...] = (
+            "UpBlock3D",
+            "CrossAttnUpBlock3D",
+            "CrossAttnUpBlock3D",
+            "CrossAttnUpBlock3D",
+        ),
+        only_cross_attention: bool | tuple[bool, ...] = False,
+        block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280),
+        layers_per_block: int | tuple[int, ...] = 2,
+        downsample_padding: int = 1,
+        mid_block_scale_factor: float = 1,
+        act_fn: str = "silu",
+        norm_num_groups: int = 32,
+        norm_eps: float = 1e-5,
+        cross_attention_dim: int = 1280,
+        transformer_layers_per_block: int = 1,
+        encoder_hid_dim: int | None = None,
+        encoder_hid_dim_type: str | None = None,
+        attention_head_dim: int | tuple[int, ...] = 8,
+        num_attention_heads: int | None = None,
+        dual_cross_attention: bool = False,
+        use_linear_projection: bool = False,
+        class_embed_type: str | None = None,
+        addition_embed_type: str | None = None,
+        addition_time_embed_dim: int | None = None,
+        num_class_embeds: int | None = None,
+        upcast_attention: bool = False,
+        resnet_time_scale_shift: str = "default",
+        resnet_skip_time_act: bool = False,
+        resnet_out_scale_factor: float = 1.0,
+        time_embedding_type: str = "positional",
+        time_embedding_dim: int | None = None,
+        time_embedding_act_fn: str | None = None,
+        timestep_post_act: str | None = None,
+        time_cond_proj_dim: int | None = None,
+        conv_in_kernel: int = 3,
+        conv_out_kernel: int = 3,
+        projection_class_embeddings_input_dim: int | None = None,
+        class_embeddings_concat: bool = False,
+        mid_block_only_cross_attention: bool | None = None,
+        cross_attention_norm: str | None = None,
+        addition_embed_type_num_heads: int = 64,
+        transfromer_in_opt: bool = False,
+        transformer_in_head_dim: int = 64,
+    ):
+        super().__init__()
+        config = dict(self.config)
+        self._check_config(config)
+        blocks = len(block_out_channels)
+        layers = _per_block(layers_per_block, blocks, "layers_per_block")
+        head_dims = _per_block(attention_head_dim, blocks, "attention_head_dim")
+        if mid_block_only_cross_attention is None:
+            mid_block_only_cross_attention = only_cross_attention if isinstance(only_cross_attention, bool) else False
+        only_cross = _per_block(only_cross_attention, blocks, "only_cross_attention")
+        if encoder_hid_dim is not None and encoder_hid_dim_type is None:
+            self.register_to_config(encoder_hid_dim_type="text_proj")
+
+        # 1. input, time, text, class
+        self.conv_in = nn.Conv2d(in_channels, block_out_channels[0], conv_in_kernel, padding=conv_in_kernel // 2)
+        time_dim = time_embedding_dim or 4 * block_out_channels[0]
+        self.time_proj = Timesteps(block_out_channels[0], flip_sin_to_cos, freq_shift)
+        self.time_embedding = TimestepEmbedding(
+            block_out_channels[0], time_dim, act_fn=act_fn, post_act_fn=timestep_post_act
+        )
+        self.time_embed_act = get_activation(time_embedding_act_fn) if time_embedding_act_fn is not None else None
+        self.encoder_hid_proj = nn.Linear(encoder_hid_dim, cross_attention_dim) if encoder_hid_dim else None
+        if num_class_embeds is not None and class_embed_type is None:
+            self.class_embedding = nn.Embedding(num_class_embeds, time_dim)
+        elif class_embed_type == "timestep":
+            self.class_embedding = TimestepEmbedding(block_out_channels[0], time_dim, act_fn=act_fn)
+        elif class_embed_type == "identity":
+            self.class_embedding = nn.Identity()
+        else:
+            self.class_embedding = None
+        self.add_embedding = None
+        if addition_embed_type == "text":
+            self.add_embedding = TextTimeEmbedding(
+                encoder_hid_dim or cross_attention_dim, time_dim, num_heads=addition_embed_type_num_heads
+            )
+        self.transformer_in = None
+        if transfromer_in_opt:
+            self.transformer_in = TemporalTransformer(
+                block_out_channels[0], TRANSFORMER_IN_HEADS, transformer_in_head_dim, TEMPORAL_NORM_GROUPS
+            )
+
+        # 2. down
+        self.down_blocks = nn.ModuleList()
+        for i, block_type in enumerate(down_block_types):
+            self.down_blocks.append(
+                DownBlock(
+                    block_type,
+                    config,
+                    time_dim,
+                    in_channels=block_out_channels[max(i - 1, 0)],
+                    out_channels=block_out_channels[i],
+                    layers=layers[i],
+                    head_dim=head_dims[i],
+                    only_cross_attention=only_cross[i],
+                    downsample=i < blocks - 1,
+                )
+            )
+
+        # 3. middle
+        self.mid_block = MidBlock(
+            mid_block_type, config, time_dim, block_out_channels[-1], head_dims[-1], mid_block_only_cross_attention
+        )
+
+        # 4. up
+        self.up_blocks = nn.ModuleList()
+        channels = list(reversed(block_out_channels))
+        for i, block_type in enumerate(up_block_types):
+            # A list of head sizes runs downwards in the Simple up blocks too: so the published code, and diffusers' 2D
+            # UNet, read it, and weights were trained.
+            head_dim = head_dims[i] if block_type.startswith("Simple") else head_dims[-1 - i]
+            self.up_blocks.append(
+                UpBlock(
+                    block_type,
+                    config,
+                    time_dim,
+                    in_channels=channels[min(i + 1, blocks - 1)],
+                    prev_channels=channels[max(i - 1, 0)],
+                    out_channels=channels[i],
+                    layers=layers[-1 - i] + 1,
+                    head_dim=head_dim,
+                    only_cross_attention=only_cross[-1 - i],
+                    upsample=i < blocks - 1,
+                )
+            )
+
+        # 5. output
+        self.conv_norm_out = nn.GroupNorm(norm_num_groups, block_out_channels[0], eps=norm_eps)
+        self.conv_act = get_activation(act_fn)
+        self.conv_out = nn.Conv2d(block_out_channels[0], out_channels, conv_out_kernel, padding=conv_out_kernel // 2)
+
+        # Skips of ResNet upsamplers can't be matched to an odd size; convolutional upsamplers are told the size.
+        exact = any(block.pixel and block.upsamplers is not None for block in self.up_blocks)
+        self.size_divisor = 2 ** (blocks - 1) if exact else 1
+
+    @staticmethod
+    def _check_config(config: dict[str, Any]) -> None:
+        for key, value in _FIXED_CONFIG.items():
+            if config[key] != value:
+                raise ValueError(
+                    f"`{key}` must be {value!r}, got {config[key]!r}: no Show-1 checkpoint uses anything else."
+                )
+        allowed = {
+            "mid_block_type": ("UNetMidBlock3DCrossAttn", "UNetMidBlock3DSimpleCrossAttn"),
+            "encoder_hid_dim_type": (None, "text_proj"),
+            "addition_embed_type": (None, "text"),
+            "class_embed_type": (None, "timestep", "identity"),
+            "resnet_time_scale_shift": ("default", "scale_shift"),
+            "cross_attention_norm": (None, "group_norm", "layer_norm"),
+        }
+        for key, values in allowed.items():
+            if config[key] not in values:
+                raise ValueError(f"`{key}` must be one of {values}, got {config[key]!r}.")
+        for way, known in (
+            ("Down", ("DownBlock3D", "CrossAttnDownBlock3D", "ResnetDownsampleBlock3D", "SimpleCrossAttnDownBlock3D")),
+            ("Up", ("UpBlock3D", "CrossAttnUpBlock3D", "ResnetUpsampleBlock3D", "SimpleCrossAttnUpBlock3D")),
+        ):
+            key = f"{way.lower()}_block_types"
+            types, blocks = config[key], len(config["block_out_channels"])
+            if len(types) != blocks or any(t not in known for t in types):
+                raise ValueError(
+                    f"`{key}` must name {blocks} blocks (one a `block_out_channels`) of {known}, got {types}."
+                )
+        if any(c % TEMPORAL_NORM_GROUPS for c in config["block_out_channels"]):
+            raise ValueError(
+                f"`block_out_channels` must be multiples of {TEMPORAL_NORM_GROUPS} (temporal convolutions' groups), "
+                f"got {config['block_out_channels']}."
+            )
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any] | None = None, return_unused_kwargs: bool = False, **kwargs: Any):
+        """As in diffusers; in addition translates a stock `UNet3DConditionModel` config (ModelScope, zeroscope).
+
+        A stock config gives the head *size* and has neither `mid_block_type` nor `transfromer_in_opt`.
+        """
+        if isinstance(config, dict) and "mid_block_type" not in config and "transfromer_in_opt" not in config:
+            head_size = config.get("attention_head_dim")
+            if config.get("_class_name", "UNet3DConditionModel") == "UNet3DConditionModel" and isinstance(
+                head_size, int
+            ):
+                channels = config["block_out_channels"]
+                config = {
+                    **config,
+                    "cross_attention_dim": config.get("cross_attention_dim", 1024),
+                    "attention_head_dim": [c // head_size for c in channels],
+                    "transfromer_in_opt": True,
+                    "transformer_in_head_dim": head_size,
+                    "use_linear_projection": True,
+                    "mid_block_type": "UNetMidBlock3DCrossAttn",
+                }
+        return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
+
+    @classmethod
+    def from_2d(cls, unet: ModelMixin, **overrides: Any) -> Show1UNet3DConditionModel:
+        """Inflates an image UNet (section 3.2): its weights become the spatial layers of a new video UNet.
+
+        The new temporal layers start as the identity, so that at first every frame's prediction is the image model's.
+
+        Args:
+            unet: diffusers' `UNet2DConditionModel` with DeepFloyd-IF blocks (Resnet / SimpleCrossAttn) or
+                Stable-Diffusion blocks (CrossAttn / plain).
+            overrides: config values to change, such as `in_channels=7` for the interpolation stage: new input
+                channels start at weight zero.
+
+        Raises:
+            ValueError: a block of the image UNet has no video counterpart, or an override changes a weight's shape.
+        """
+        config = {k: v for k, v in unet.config.items() if not k.startswith("_")}
+        for key in ("down_block_types", "up_block_types"):
+            config[key] = [name.replace("2D", "3D") for name in config[key]]
+        config["mid_block_type"] = config["mid_block_type"].replace("2D", "3D")
+        accepted = cls._get_init_keys(cls)
+        defaults = {k: v for k, v in config.items() if k in accepted}
+        if config["attention_type"] != "default":
+            raise ValueError(
+                f"`unet.config.attention_type` must be 'default' to be inflated, got {config['attention_type']!r}."
+            )
+        model = cls(**{**defaults, **overrides})
+        source, target = unet.state_dict(), model.state_dict()
+        for key, weight in source.items():
+            if key not in target:
+                raise ValueError(f"`unet` has a parameter that the video UNet lacks: {key}.")
+            if key == "conv_in.weight" and target[key].shape[1] > weight.shape[1]:
+                weight = F.pad(weight, (0, 0, 0, 0, 0, target[key].shape[1] - weight.shape[1]))
+            if target[key].shape != weight.shape:
+                raise ValueError(
+                    f"`{key}` is {tuple(weight.shape)} in `unet` and {tuple(target[key].shape)} in the video UNet: "
+                    f"only `in_channels` may grow."
+                )
+            source[key] = weight
+        missing, _ = model.load_state_dict(source, strict=False)
+        spatial = [k for k in missing if not (".temp_" in k or k.startswith("transformer_in."))]
+        if spatial:
+            raise ValueError(f"`unet` lacks parameters of the spatial layers: {spatial[:5]}.")
+        model.to(unet.device)
+        return model if unet.dtype == model.dtype else model.to(unet.dtype)
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float | int,
+        encoder_hidden_states: Tensor,
+        class_labels: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> UNet3DConditionOutput | tuple[Tensor]:
+        r"""
+        Args:
+            sample (`torch.Tensor` of shape `(batch, in_channels, frames, height, width)`):
+                Noisy video, with the stage's condition channels behind it. Height and width must be multiples of
+                `size_divisor` (2^(blocks-1) for the pixel networks, 1 for the latent one).
+            timestep (`torch.Tensor` of shape `()` or `(batch,)`, `int` or `float`): Diffusion timestep, 0 to 999.
+            encoder_hidden_states (`torch.Tensor` of shape `(batch, tokens, encoder_hid_dim or cross_attention_dim)`):
+                Encoded prompt.
+            class_labels (`torch.Tensor` of shape `(batch,)`, *optional*):
+                Noise level of the condition, 0 to 999; required if and only if the network has a `class_embed_type`.
+            return_dict (`bool`, defaults to `True`): Return a `UNet3DConditionOutput` rather than a tuple.
+
+        Returns:
+            `UNet3DConditionOutput` with `sample` of shape `(batch, out_channels, frames, height, width)`, or a tuple
+            of that tensor.
+        """
+        batch, _, num_frames, height, width = sample.shape
+        if height % self.size_divisor or width % self.size_divisor:
+            raise ValueError(
+                f"`sample` must have height and width that are multiples of {self.size_divisor}, got {height}x{width}."
+            )
+        if self.config.center_input_sample:
+            sample = 2 * sample - 1.0
+
+        # 1. time, class and pooled text: one embedding a video, repeated for its frames
+        time = self._embed_time(timestep, batch, sample)
+        if self.class_embedding is not None:
+            if class_labels is None:
+                raise ValueError("`class_labels` is required: this network is told the noise level of its condition.")
+            time = time + self._embed_class(class_labels, batch, sample)
+        if self.add_embedding is not None:
+            time = time + self.add_embedding(encoder_hidden_states)
+        if self.time_embed_act is not None:
+            time = self.time_embed_act(time)
+        time_NT = time.repeat_interleave(num_frames, dim=0)
+        text_BLD = encoder_hidden_states
+        if self.encoder_hid_proj is not None:
+            text_BLD = self.encoder_hid_proj(text_BLD)
+
+        # 2. in
+        x_NCHW = self.conv_in(sample.transpose(1, 2).flatten(0, 1))
+        if self.transformer_in is not None:
+            x_NCHW = self.transformer_in(x_NCHW, num_frames)
+
+        # 3. down
+        skips: tuple[Tensor, ...] = (x_NCHW,)
+        for block in self.down_blocks:
+            x_NCHW, block_skips = block(x_NCHW, time_NT, text_BLD, num_frames)
+            skips += block_skips
+
+        # 4. middle
+        x_NCHW = self.mid_block(x_NCHW, time_NT, text_BLD, num_frames)
+
+        # 5. up
+        for block in self.up_blocks:
+            count = len(block.resnets)
+            block_skips, skips = skips[-count:], skips[:-count]
+            upsample_size = tuple(skips[-1].shape[-2:]) if skips else None
+            x_NCHW = block(x_NCHW, block_skips, time_NT, text_BLD, num_frames, upsample_size)
+
+        # 6. out
+        x_NCHW = self.conv_out(self.conv_act(self.conv_norm_out(x_NCHW)))
+        out = x_NCHW.unflatten(0, (batch, num_frames)).transpose(1, 2)
+        if not return_dict:
+            return (out,)
+        return UNet3DConditionOutput(sample=out)
+
+    def _embed_time(self, timestep: Tensor | float | int, batch: int, like: Tensor) -> Tensor:
+        timestep = torch.as_tensor(timestep, device=like.device).reshape(-1).expand(batch)
+        return self.time_embedding(self.time_proj(timestep).to(like.dtype))
+
+    def _embed_class(self, class_labels: Tensor, batch: int, like: Tensor) -> Tensor:
+        if self.config.class_embed_type == "timestep":
+            # sinusoids are computed in float32, as for the timestep
+            return self.class_embedding(self.time_proj(class_labels.reshape(-1).expand(batch)).to(like.dtype))
+        if self.config.class_embed_type is None:
+            return self.class_embedding(class_labels.reshape(-1).expand(batch))
+        return self.class_embedding(class_labels).to(like.dtype)

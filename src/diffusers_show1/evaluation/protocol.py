@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The protocol of the tiny cascade: does every stage beat doing nothing, on combinations that were never trained?
+
+Each function drives a stage of a cascade pipeline exactly as the cascade does, with the options of its recipe, and a
+fixed seed. Truth comes from the synthetic world. All videos here are (b, f, 3, h, w) in [0, 1].
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..cascades import Show1CascadePipeline
+from ..tiny import world
+from .metrics import psnr
+from .scorer import Score, score_clips
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """PSNR in dB of a stage and of the trivial thing it has to beat, on the same frames."""
+
+    stage: float
+    trivial: float
+
+    @property
+    def gain(self) -> float:
+        """dB above the trivial baseline."""
+        return self.stage - self.trivial
+
+    def __str__(self) -> str:
+        return f"{self.stage:.2f} dB against {self.trivial:.2f} dB ({self.gain:+.2f})"
+
+
+def held_out_scenes(count: int, seed: int) -> list[world.Scene]:
+    """Random clips of different held-out combinations."""
+    rng = np.random.default_rng(seed)
+    return [world.sample_scene(attributes, rng) for attributes in world.held_out_attributes(count, seed)]
+
+
+def _captions(scenes: list[world.Scene]) -> list[str]:
+    return [scene.attributes.caption() for scene in scenes]
+
+
+def _generators(count: int, seed: int) -> list[torch.Generator]:
+    """One generator per clip, so that a result does not depend on the batch it was computed in."""
+    return [torch.Generator().manual_seed(seed + index) for index in range(count)]
+
+
+def _run(pipe: Show1CascadePipeline, stage: str, seed: int, prompts: list[str], **inputs) -> torch.Tensor:
+    """Call one stage with the recipe's options on a batch of prompts."""
+    options = pipe.resolve_options("default", None, None)[stage]
+    return getattr(pipe, stage)(
+        prompt=prompts, generator=_generators(len(prompts), seed), output_type="pt", **options, **inputs
+    ).frames
+
+
+def evaluate_keyframes(
+    pipe: Show1CascadePipeline, count: int = 96, seed: int = 0, batch_size: int = 24
+) -> tuple[Score, torch.Tensor]:
+    """Score of the keyframes (and the keyframes) of `count` held-out prompts."""
+    prompts = world.held_out_prompts(count, seed)
+    frames = torch.cat(
+        [_run(pipe, "base", seed + i, prompts[i : i + batch_size]) for i in range(0, count, batch_size)]
+    )
+    return score_clips(frames, prompts), frames
+
+
+def evaluate_interpolation(pipe: Show1CascadePipeline, count: int = 24, seed: int = 0) -> Baseline:
+    """From true keyframes: the new frames against the truth, beside a linear cross-fade."""
+    scenes = held_out_scenes(count, seed)
+    truth = world.render(scenes, range(world.NUM_FRAMES))
+    keyframes = truth[:, ::4]
+    made = _run(pipe, "interpolation", seed, _captions(scenes), frames=keyframes, input_type="pt")
+    fade = F.interpolate(
+        keyframes.transpose(1, 2), size=truth.shape[1:2] + truth.shape[3:], mode="trilinear", align_corners=True
+    ).transpose(1, 2)
+    new = [time for time in range(world.NUM_FRAMES) if time % 4]
+    return Baseline(psnr(made[:, new], truth[:, new]), psnr(fade[:, new], truth[:, new]))
+
+
+def evaluate_superres(pipe: Show1CascadePipeline, count: int = 8, seed: int = 0, frames: int = 15) -> Baseline:
+    """From true frames at 16 x 24: the output at 64 x 96 against the truth, beside bicubic interpolation."""
+    scenes = held_out_scenes(count, seed)
+    truth = world.render(scenes, range(frames), scale=4)
+    low = F.avg_pool3d(truth, (1, 4, 4))
+    made = _run(pipe, "superres", seed, _captions(scenes), frames=low, input_type="pt")
+    cubic = F.interpolate(low.flatten(0, 1), scale_factor=4, mode="bicubic").unflatten(0, truth.shape[:2])
+    return Baseline(psnr(made, truth), psnr(cubic, truth))
+
+
+def evaluate_refinement(pipe: Show1CascadePipeline, count: int = 6, seed: int = 0, frames: int = 15) -> Baseline:
+    """From the super-resolution stage's output on true low-resolution frames: the refined frames at 128 x 192 against
+    the truth, beside that output resized bilinearly, which is what this stage is given."""
+    scenes = held_out_scenes(count, seed)
+    truth = world.render(scenes, range(frames), scale=8)
+    low = F.avg_pool3d(truth, (1, 8, 8))
+    upscaled = _run(pipe, "superres", seed, _captions(scenes), frames=low, input_type="pt")
+    given = F.interpolate(upscaled.flatten(0, 1), scale_factor=2, mode="bilinear").unflatten(0, truth.shape[:2])
+    made = torch.cat(
+        [
+            _run(pipe, "refine", seed + i, _captions(scenes[i : i + 1]), frames=upscaled[i : i + 1], input_type="pt")
+            for i in range(count)
+        ]
+    )
+    return Baseline(psnr(made, truth), psnr(given, truth))

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place that makes diffusers know this package.
+
+Two things, both needed before `DiffusionPipeline.from_pretrained` can read a Show-1 repository:
+
+* our library name, so that a saved index says `["diffusers_show1", "Show1UNet3DConditionModel"]` and loads again,
+  from a folder and from the Hub;
+* the names that the published repositories carry (`TextToVideoIFPipeline`, `showone.models.unet_3d_condition`, ...).
+
+diffusers has no entry point for either, so its modules are taught the names: they answer to them by importing our
+class on first use. This happens once, when diffusers' pipelines are first imported, and imports nothing of ours by
+itself: `import diffusers_show1` stays as light as it looks.
+
+Two functions of the loader are wrapped besides, both only for Show-1 repositories: the one that turns an index into a
+class (the published refinement stage carries the name of a pipeline of diffusers), and the one that loads a component
+(a pickle that would run code gets an error that says so). `tests/hub/test_published.py` names each of these doors.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import re
+import sys
+import types
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
+from typing import Any
+
+
+# Published class name in `model_index.json` -> our class.
+PUBLISHED_PIPELINES = {
+    "TextToVideoIFPipeline": "Show1KeyframePipeline",
+    "TextToVideoIFInterpPipeline": "Show1InterpolationPipeline",
+    "TextToVideoIFSuperResolutionPipeline_Cond": "Show1SuperResolutionPipeline",
+}
+PUBLISHED_UNET_MODULE = "showone.models.unet_3d_condition"
+PUBLISHED_UNET_CLASS = "UNet3DConditionModel"
+# The published refinement stage names a pipeline of diffusers, which keeps its meaning for everybody else's weights.
+PUBLISHED_REFINEMENT = "VideoToVideoSDPipeline"
+OWN_LIBRARY = "diffusers_show1"
+OWN_PIPELINES = (
+    "Show1CascadePipeline",
+    "Show1InterpolationPipeline",
+    "Show1KeyframePipeline",
+    "Show1RefinementPipeline",
+    "Show1SuperResolutionPipeline",
+)
+OWN_NETWORK = "Show1UNet3DConditionModel"  # for `AutoModel` on a network's own folder
+
+_TRIGGER = "diffusers.pipelines.pipeline_utils"
+
+
+def register() -> None:
+    """Registers now. Idempotent; a name that diffusers has by itself keeps its meaning."""
+    import diffusers
+    import diffusers.pipelines
+    from diffusers.pipelines.pipeline_loading_utils import ALL_IMPORTABLE_CLASSES, LOADABLE_CLASSES
+
+    methods = ["save_pretrained", "from_pretrained"]
+    LOADABLE_CLASSES.setdefault("diffusers_show1", {"ModelMixin": methods})
+    ALL_IMPORTABLE_CLASSES.setdefault("ModelMixin", methods)
+    _teach(diffusers, {name: _own(name) for name in (*OWN_PIPELINES, OWN_NETWORK)})
+    _teach(diffusers, {published: _own(ours) for published, ours in PUBLISHED_PIPELINES.items()})
+    _teach(diffusers.pipelines, {PUBLISHED_UNET_MODULE: _published_unet_module})
+    _wrap("_get_pipeline_class", _resolve_refinement)
+    _wrap("load_sub_model", _explain_pickles)
+
+
+def _own(name: str) -> Callable[[], Any]:
+    return lambda: getattr(importlib.import_module("diffusers_show1"), name)
+
+
+def _published_unet_module() -> types.ModuleType:
+    module = types.ModuleType(PUBLISHED_UNET_MODULE)
+    setattr(module, PUBLISHED_UNET_CLASS, _own(OWN_NETWORK)())
+    return module
+
+
+def _teach(module: types.ModuleType, names: dict[str, Callable[[], Any]]) -> None:
+    """Makes `module` answer to `names`, besides what it knows: value by value, on first use."""
+    known = module.__dict__.setdefault("_show1_names", {})
+    if not known:
+        before = type(module)
+
+        class Taught(before):  # type: ignore[valid-type, misc]
+            def __getattr__(self, name: str) -> Any:
+                make = self.__dict__["_show1_names"].get(name)
+                if make is None:
+                    return super().__getattr__(name)
+                value = make()
+                setattr(self, name, value)
+                return value
+
+        Taught.__name__ = before.__name__
+        module.__class__ = Taught
+    known.update({name: make for name, make in names.items() if name in known or not hasattr(module, name)})
+
+
+def _wrap(name: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Replaces a function of the loader by one around it; once, and says so when diffusers has it no longer."""
+    from diffusers.utils import logging
+
+    loader = sys.modules[_TRIGGER]
+    before = getattr(loader, name, None)
+    if before is None:
+        logging.get_logger(__name__).warning(
+            f"This diffusers has no `{_TRIGGER}.{name}`, which diffusers_show1 extends. Load the published refinement "
+            "stage with `Show1RefinementPipeline.from_pretrained`; all else works as before."
+        )
+    elif not hasattr(before, "_show1"):
+        after = wraps(before)(wrapper(before))
+        after._show1 = True  # type: ignore[attr-defined]
+        setattr(loader, name, after)
+
+
+def is_published_refinement(index: Any) -> bool:
+    """Whether a `model_index.json` is the refinement stage's under diffusers' name: its UNet is Show-1's."""
+    if not isinstance(index, dict) or index.get("_class_name") != PUBLISHED_REFINEMENT:
+        return False
+    unet = index.get("unet")
+    return isinstance(unet, (list, tuple)) and tuple(unet) in (
+        (PUBLISHED_UNET_MODULE, PUBLISHED_UNET_CLASS),
+        (OWN_LIBRARY, OWN_NETWORK),
+    )
+
+
+def _resolve_refinement(before: Callable[..., Any]) -> Callable[..., Any]:
+    """`DiffusionPipeline` on the published refinement stage gives ours; a named class, or custom code, is obeyed."""
+
+    def _get_pipeline_class(
+        class_obj: Any, config: Any = None, *args: Any, custom_pipeline: Any = None, **kwargs: Any
+    ) -> Any:
+        if class_obj.__name__ == "DiffusionPipeline" and custom_pipeline is None and is_published_refinement(config):
+            return _own("Show1RefinementPipeline")()
+        return before(class_obj, config, *args, custom_pipeline=custom_pipeline, **kwargs)
+
+    return _get_pipeline_class
+
+
+def _explain_pickles(before: Callable[..., Any]) -> Callable[..., Any]:
+    """Weights are never unpickled with their code; for our pipelines, the refusal says which component and why."""
+
+    def load_sub_model(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return before(*args, **kwargs)
+        except Exception as error:
+            pipeline = kwargs.get("pipeline_class")
+            refused = refused_pickle(error)
+            if refused is None or getattr(pipeline, "__name__", None) not in OWN_PIPELINES:
+                raise
+            raise OSError(
+                f"The weights of `{kwargs.get('name')}` in {kwargs.get('cached_folder')} are refused: {refused}."
+            ) from error
+
+    return load_sub_model
+
+
+def refused_pickle(error: BaseException) -> str | None:
+    """Why torch refused to unpickle, in one clause, if that is what an exception comes from; else None."""
+    for cause in _causes(error):
+        text = str(cause)
+        if "weights_only" in text or "Weights only load failed" in text:
+            named = re.search(r"GLOBAL ([\w.]+)", text)
+            what = f"reading the pickle would run code, `{named[1]}`" if named else "the pickle is damaged"
+            return f"{what}, and weights hold tensors only"
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception, and all that led to it."""
+    waiting, seen = [error], set()
+    while waiting:
+        current = waiting.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        waiting += [e for e in (current.__cause__, current.__context__) if e is not None]
+
+
+def install() -> None:
+    """Registers as soon as diffusers' pipelines are imported: now, if they are already."""
+    if _TRIGGER in sys.modules:
+        register()
+    elif not any(isinstance(finder, _RegisterAfterImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _RegisterAfterImport())
+
+
+class _RegisterAfterImport(importlib.abc.MetaPathFinder):
+    """Finds one module as everybody else would, and registers when it has been executed."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != _TRIGGER:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def exec_module(module: types.ModuleType) -> None:
+            execute(module)
+            register()
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec

@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all stages do between noise and frames: random numbers, guidance, and the loop over timesteps.
+
+Frames are folded into the batch for `scheduler.step`, so that dynamic thresholding works per frame, and step noise is
+drawn as (b·f, c, h, w), as the released code has it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from ..video import OUTPUT_TYPES
+
+
+Generators = torch.Generator | list[torch.Generator] | list[torch.Generator | None] | None
+
+
+# --- random numbers ----------------------------------------------------------------------------------------------
+
+
+def replay(generator: torch.Generator | None) -> torch.Generator | None:
+    """A generator that will draw the numbers that `generator` is about to draw."""
+    if generator is None:
+        return None
+    copy = torch.Generator(device=generator.device)
+    copy.set_state(generator.get_state())
+    return copy
+
+
+def spawn(generator: torch.Generator | None, count: int) -> list[torch.Generator | None]:
+    """`count` independent generators, seeded by numbers drawn from `generator`."""
+    if generator is None:
+        return [None] * count
+    seeds = torch.randint(2**63 - 1, (count,), generator=generator, device=generator.device).tolist()
+    return [torch.Generator(device=generator.device).manual_seed(seed) for seed in seeds]
+
+
+def per_video(generator: Generators, batch: int) -> list[torch.Generator | None]:
+    """One generator a video: the caller's list, or spawned from the caller's one."""
+    if isinstance(generator, list):
+        return list(generator)
+    return [generator] if batch == 1 else spawn(generator, batch)
+
+
+def per_frame(generator: Generators, num_frames: int) -> Generators:
+    """The generators of folded videos: each video's frames are drawn one by one from that video's generator."""
+    if not isinstance(generator, list):
+        return generator
+    expanded = [g for g in generator for _ in range(num_frames)]
+    return None if expanded[0] is None else expanded
+
+
+def draws_split_evenly(generator: list, image_shape: tuple[int, ...]) -> bool:
+    """Whether drawing images one by one gives the numbers of drawing them all at once.
+
+    PyTorch's CPU generator makes normal numbers in blocks of 16; other devices advance per call.
+    """
+    on_cpu = generator[0] is None or generator[0].device.type == "cpu"
+    return on_cpu and math.prod(image_shape) % 16 == 0
+
+
+def draw_frames(video: Tensor, generator: Generators) -> Tensor:
+    """Normal numbers for the folded frames (b·f, c, h, w) of `video` (b, c, f, h, w).
+
+    One generator draws for all frames together; of a list, each draws for its own video's frames together.
+    """
+    batch, channels, num_frames, height, width = video.shape
+    if not isinstance(generator, list):
+        return draw((batch * num_frames, channels, height, width), generator, like=video)
+    return torch.cat([draw((num_frames, channels, height, width), g, like=video) for g in generator])
+
+
+def draw(shape: tuple[int, ...], generator: Generators, like: Tensor) -> Tensor:
+    """Standard normal numbers on `like`'s device and in its dtype; a list has one generator a row."""
+    from diffusers.utils.torch_utils import randn_tensor
+
+    if isinstance(generator, list) and generator[0] is None:
+        generator = None
+    return randn_tensor(shape, generator=generator, device=like.device, dtype=like.dtype)
+
+
+# --- shapes ------------------------------------------------------------------------------------------------------
+
+
+def fold(video: Tensor) -> Tensor:
+    """(b, c, f, h, w) -> (b·f, c, h, w)"""
+    return video.transpose(1, 2).flatten(0, 1)
+
+
+def unfold(images: Tensor, batch: int) -> Tensor:
+    """(b·f, c, h, w) -> (b, c, f, h, w)"""
+    return images.unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+# --- schedule ----------------------------------------------------------------------------------------------------
+
+
+def fresh_scheduler(scheduler: Any, final_sigmas_type: str | None = None) -> Any:
+    """A copy with no memory of earlier steps, so that no call changes a registered scheduler.
+
+    `final_sigmas_type="sigma_min"` gives DPM-Solver++ the last step it had when Show-1 was released (diffusers up to
+    0.19); today's default, `"zero"`, takes a different one. Schedulers without that setting ignore it.
+    """
+    changes = {}
+    if final_sigmas_type is not None and "final_sigmas_type" in scheduler.config:
+        changes["final_sigmas_type"] = final_sigmas_type
+    return type(scheduler).from_config(scheduler.config, **changes)
+
+
+def set_timesteps(
+    scheduler: Any, num_inference_steps: int | None, timesteps: list[int] | None, device: torch.device | str
+) -> Tensor:
+    if timesteps is None:
+        scheduler.set_timesteps(num_inference_steps, device=device)
+    else:
+        scheduler.set_timesteps(timesteps=timesteps, device=device)
+    return scheduler.timesteps
+
+
+# --- guidance ----------------------------------------------------------------------------------------------------
+
+
+def guide(prediction: Tensor, channels: int, guidance_scale: float, keeps_variance: bool) -> Tensor:
+    """Classifier-free guidance over a batch of [unconditional, conditional] predictions (b, c or 2c, ...).
+
+    A learned variance (the second half of the channels, DeepFloyd IF) is not guided: it comes from the conditional
+    half as it is, or is dropped when the scheduler takes its variance from the schedule.
+    """
+    if guidance_scale > 1:
+        unconditional, conditional = prediction.chunk(2)
+        mean = unconditional[:, :channels] + guidance_scale * (conditional[:, :channels] - unconditional[:, :channels])
+    else:
+        conditional, mean = prediction, prediction[:, :channels]
+    if keeps_variance:
+        return torch.cat([mean, conditional[:, channels:]], dim=1)
+    return mean
+
+
+# --- checks ------------------------------------------------------------------------------------------------------
+
+
+def check_count(value: Any, name: str, low: int = 1, high: int | None = None) -> None:
+    """An integer of at least `low` (and at most `high`), else a ValueError that says so."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
+        limits = f"an integer of at least {low}" if high is None else f"an integer in {low}..{high}"
+        raise ValueError(f"`{name}` must be {limits}, got {value!r}.")
+
+
+def check_number(value: Any, name: str, low: float, high: float = math.inf, above: bool = False) -> None:
+    """A finite number from `low` (exclusive with `above`) to `high`, else a ValueError that says so."""
+    good = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or value < low or value > high or (above and value == low):
+        limits = f"above {low}" if above else f"of at least {low}"
+        upper = "" if math.isinf(high) else f" and at most {high}"
+        raise ValueError(f"`{name}` must be a finite number {limits}{upper}, got {value!r}.")
+
+
+def check_size(height: Any, width: Any, divisor: int) -> None:
+    for name, value in (("height", height), ("width", width)):
+        check_count(value, name)
+        if value % divisor:
+            raise ValueError(
+                f"`{name}` must be a multiple of {divisor} (the network halves it that often), got {value}; "
+                f"the nearest are {value // divisor * divisor or divisor} and {(value // divisor + 1) * divisor}."
+            )
+
+
+def check_generator(generator: Any, batch: int) -> None:
+    if generator is None or isinstance(generator, torch.Generator):
+        return
+    if not isinstance(generator, list) or not all(isinstance(g, torch.Generator) for g in generator):
+        raise TypeError(f"`generator` must be a torch.Generator or a list of them, got {generator!r}.")
+    if len(generator) != batch:
+        raise ValueError(
+            f"`generator` must be one generator or {batch} (one a video), got a list of {len(generator)}."
+        )
+
+
+def check_latents(latents: Any, shapes: list[tuple[int, ...]]) -> None:
+    """None, or a tensor of one of `shapes`."""
+    if latents is None:
+        return
+    if not isinstance(latents, Tensor) or tuple(latents.shape) not in shapes:
+        got = tuple(latents.shape) if isinstance(latents, Tensor) else repr(latents)
+        raise ValueError(f"`latents` must be a tensor of shape {' or '.join(map(str, shapes))}, got {got}.")
+
+
+def size_divisor(unet: nn.Module) -> int:
+    """What a network's height and width must be multiples of."""
+    return getattr(unet, "size_divisor", None) or 2 ** (len(unet.config.block_out_channels) - 1)
+
+
+# --- the loop ----------------------------------------------------------------------------------------------------
+
+
+class AnyNetwork(tuple):
+    """(ModelMixin,), which by `in` also holds every subclass: what `from_pipe` compares a component's type with."""
+
+    def __contains__(self, kind: object) -> bool:
+        return isinstance(kind, type) and issubclass(kind, ModelMixin)
+
+
+class NetworkTypesMixin:
+    """Lets `from_pipe` hand over networks of any class: a stage asks for what a network does, not for its type."""
+
+    @classmethod
+    def _get_signature_types(cls) -> dict[str, tuple]:
+        types = super()._get_signature_types()
+        return {name: AnyNetwork((ModelMixin,)) if ModelMixin in kinds else kinds for name, kinds in types.items()}
+
+
+class DenoisingMixin(NetworkTypesMixin):
+    """The properties that a diffusers pipeline shows during a call, the common checks, and the denoising loop."""
+
+    _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]
+
+    @property
+    def guidance_scale(self) -> float:
+        return self._guidance_scale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        return self._guidance_scale > 1
+
+    @property
+    def num_timesteps(self) -> int:
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        return self._interrupt
+
+    def check_sampling(
+        self,
+        num_inference_steps: int | None,
+        timesteps: list[int] | None,
+        guidance_scale: float,
+        num_videos_per_prompt: int,
+        output_type: str,
+        callback_on_step_end_tensor_inputs: list[str],
+    ) -> None:
+        """The checks of the arguments that all stages have.
+
+        Raises:
+            ValueError: naming the argument, its value and what is allowed.
+        """
+        train_steps = self.scheduler.config.num_train_timesteps
+        if timesteps is None:
+            check_count(num_inference_steps, "num_inference_steps", high=train_steps)
+        else:
+            if "timesteps" not in inspect.signature(self.scheduler.set_timesteps).parameters:
+                raise ValueError(
+                    f"`timesteps` must be None with {type(self.scheduler).__name__}, which can't take them, "
+                    f"got {timesteps!r}."
+                )
+            if not isinstance(timesteps, (list, tuple)) or not timesteps:
+                raise ValueError(f"`timesteps` must be a list of integers, got {timesteps!r}.")
+            for t in timesteps:
+                check_count(t, "timesteps", low=0, high=train_steps - 1)
+            if list(timesteps) != sorted(set(timesteps), reverse=True):
+                raise ValueError(f"`timesteps` must fall from each to the next, got {list(timesteps)}.")
+        check_number(guidance_scale, "guidance_scale", low=0)
+        check_count(num_videos_per_prompt, "num_videos_per_prompt")
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, got {output_type!r}.")
+        unknown = [k for k in callback_on_step_end_tensor_inputs if k not in self._callback_tensor_inputs]
+        if unknown:
+            raise ValueError(
+                f"`callback_on_step_end_tensor_inputs` must be among {self._callback_tensor_inputs}, got {unknown}."
+            )
+
+    def begin(self, guidance_scale: float) -> None:
+        """Resets the per-call state behind the properties."""
+        self._guidance_scale = guidance_scale
+        self._interrupt = False
+        self._num_timesteps = 0
+
+    def denoise(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        scheduler: Any,
+        prompt_embeds: Tensor,
+        negative_prompt_embeds: Tensor | None = None,
+        condition: Tensor | None = None,
+        class_labels: Tensor | None = None,
+        generator: Generators = None,
+        eta: float | None = None,
+        unet: nn.Module | None = None,
+        guidance_scale: float | None = None,
+        progress: Any = None,
+        callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ("latents",),
+    ) -> Tensor:
+        """Runs `scheduler` over `timesteps`.
+
+        Args:
+            latents: noise (b, c, f, h, w), already scaled by `init_noise_sigma`.
+            prompt_embeds, negative_prompt_embeds: (b, l, d); the second drives guidance.
+            condition: (b, c', f, h, w) behind the noisy channels at every step, for both guidance branches.
+            class_labels: (b,) noise level of the condition.
+            generator: for schedulers that draw noise in every step.
+            unet: the stage's own by default; an image UNet gets the frames as a batch.
+            guidance_scale: the call's by default.
+            progress: a progress bar to advance.
+
+        Returns:
+            The denoised (b, c, f, h, w).
+        """
+        unet = self.unet if unet is None else unet
+        batch, channels, num_frames = latents.shape[:3]
+        guidance_scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        guided = guidance_scale > 1
+        copies = 2 if guided else 1
+        is_video_unet = unet.__class__.__name__ != "UNet2DConditionModel"
+        # A scheduler's config may carry a `variance_type` that it got from another scheduler and does not know.
+        knows_variance = "variance_type" in inspect.signature(type(scheduler).__init__).parameters
+        keeps_variance = (
+            knows_variance
+            and unet.config.out_channels == 2 * channels
+            and scheduler.config.variance_type in ("learned", "learned_range")
+        )
+        step_kwargs = {} if eta is None else {"eta": eta}
+        extra: dict[str, Any] = {}
+        if class_labels is not None:
+            extra["class_labels"] = torch.cat([class_labels] * copies)
+        if condition is not None:
+            condition = torch.cat([condition] * copies)
+
+        self._num_timesteps = len(timesteps)
+        for i, t in enumerate(timesteps):
+            if self.interrupt:
+                continue
+            # with guidance there are negative embeddings: encode_prompt sees to it
+            text = torch.cat([negative_prompt_embeds, prompt_embeds]) if guided else prompt_embeds  # type: ignore[list-item]
+            sample = scheduler.scale_model_input(torch.cat([latents] * copies), t)
+            if condition is not None:
+                sample = torch.cat([sample, condition], dim=1)
+            if is_video_unet:
+                prediction = unet(sample, t, encoder_hidden_states=text, return_dict=False, **extra)[0]
+            else:
+                images = unet(fold(sample), t, encoder_hidden_states=text, return_dict=False, **extra)[0]
+                prediction = unfold(images, copies * batch)
+            prediction = guide(prediction, channels, guidance_scale, keeps_variance)
+            latents = self.step(scheduler, prediction, t, latents, generator, step_kwargs)
+
+            if callback_on_step_end is not None:
+                tensors = {
+                    "latents": latents,
+                    "prompt_embeds": prompt_embeds,
+                    "negative_prompt_embeds": negative_prompt_embeds,
+                }
+                wanted = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                changed = callback_on_step_end(self, i, t, wanted) or {}
+                latents = changed.get("latents", latents)
+                prompt_embeds = changed.get("prompt_embeds", prompt_embeds)
+                negative_prompt_embeds = changed.get("negative_prompt_embeds", negative_prompt_embeds)
+            if progress is not None:
+                progress.update()
+        return latents
+
+    @staticmethod
+    def step(
+        scheduler: Any, prediction: Tensor, t: Tensor, latents: Tensor, generator: Generators, kwargs: dict[str, Any]
+    ) -> Tensor:
+        """One `scheduler.step` on folded frames. Of a list of generators, each draws the noise of its own video.
+
+        diffusers takes one generator an image. Where that would not give the numbers that a video's generator draws
+        for all of its frames together, the videos are stepped one after the other (by a scheduler with a memory of
+        its steps they can't be: its videos are drawn frame by frame).
+        """
+        accepted = inspect.signature(scheduler.step).parameters
+        kwargs = {name: value for name, value in kwargs.items() if name in accepted}
+        batch, num_frames = latents.shape[0], latents.shape[2]
+
+        def run(part: slice, draws_from: Generators) -> Tensor:
+            extra = {"generator": draws_from} if "generator" in accepted else {}
+            folded = scheduler.step(
+                fold(prediction[part]), t, fold(latents[part]), **kwargs, **extra, return_dict=False
+            )
+            return unfold(folded[0], latents[part].shape[0])
+
+        image_shape = (latents.shape[1], *latents.shape[3:])
+        if isinstance(generator, list) and batch == 1:
+            return run(slice(None), generator[0])
+        if not isinstance(generator, list) or draws_split_evenly(generator, image_shape):
+            return run(slice(None), per_frame(generator, num_frames))
+        if hasattr(scheduler, "step_index") or "generator" not in accepted:
+            return run(slice(None), per_frame(generator, num_frames))
+        return torch.cat([run(slice(i, i + 1), generator[i]) for i in range(batch)])

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 1: text -> keyframes, in pixels (paper section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.schedulers import KarrasDiffusionSchedulers
+from transformers import T5EncoderModel, T5Tokenizer
+from transformers.image_processing_utils import BaseImageProcessor
+
+from ..outputs import VideoPipelineOutput
+from ..text import PromptMixin, check_prompts, text_width
+from ..video import from_model_space
+from .denoising import (
+    DenoisingMixin,
+    Generators,
+    check_count,
+    check_generator,
+    check_latents,
+    check_size,
+    draw,
+    fresh_scheduler,
+    set_timesteps,
+    size_divisor,
+)
+
+
+class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StableDiffusionLoraLoaderMixin, DiffusionPipeline):
+    r"""Text to a few keyframes at very low resolution, denoised directly in pixels.
+
+    Section 3.3 of the Show-1 paper: a latent space would leave a 64x40 frame only 8x5 cells, too few to follow the
+    prompt; in pixels it aligns with the text and still costs little.
+
+    Args:
+        tokenizer, text_encoder: T5. May be `None` when `prompt_embeds` are passed.
+        unet (`Show1UNet3DConditionModel`): 3 input channels; 3 output channels, or 6 with a predicted variance.
+        scheduler: any of diffusers' schedulers for discrete timesteps.
+        feature_extractor: part of the published repository and unused; may be `None`.
+    """
+
+    model_cpu_offload_seq = "text_encoder->unet"
+    _optional_components = ["tokenizer", "text_encoder", "feature_extractor"]
+
+    def __init__(
+        self,
+        tokenizer: T5Tokenizer | None,
+        text_encoder: T5EncoderModel | None,
+        unet: ModelMixin,
+        scheduler: KarrasDiffusionSchedulers,
+        feature_extractor: BaseImageProcessor | None = None,
+    ):
+        super().__init__()
+        self.register_modules(
+            tokenizer=tokenizer,
+            text_encoder=text_encoder,
+            unet=unet,
+            scheduler=scheduler,
+            feature_extractor=feature_extractor,
+        )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int = 8,
+        num_inference_steps: int = 75,
+        timesteps: list[int] | None = None,
+        guidance_scale: float = 9.0,
+        negative_prompt: str | list[str] | None = None,
+        num_videos_per_prompt: int = 1,
+        eta: float | None = None,
+        generator: Generators = None,
+        latents: torch.Tensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        clean_caption: bool = True,
+        final_sigmas_type: str | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end_tensor_inputs: list[str] | None = None,
+    ) -> VideoPipelineOutput | tuple:
+        r"""Makes keyframes.
+
+        Args:
+            prompt: one prompt or a list; not with `prompt_embeds`.
+            height, width: pixels, multiples of 2^(blocks-1) (8 for the published network). By default 5/8 of the
+                width the network was trained at, and that width: 40x64.
+            num_frames: keyframes, at least 1; the published network was trained at 8.
+            num_inference_steps: at least 1; or `timesteps`, a falling list of diffusion timesteps.
+            guidance_scale: at least 0; guidance is off up to 1.
+            negative_prompt: what guidance leads away from (`None`: the empty prompt).
+            num_videos_per_prompt: at least 1.
+            eta: DDIM's noise, for schedulers that know it.
+            generator: one generator for everything, or a list of one a video.
+            latents: initial noise (b, 3, f, h, w) instead of drawn noise.
+            prompt_embeds, negative_prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
+            clean_caption: DeepFloyd IF's caption cleaning before encoding.
+            final_sigmas_type: `"sigma_min"` for the last DPM-Solver++ step of the released code.
+            output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`, see `VideoPipelineOutput`.
+            return_dict: a `VideoPipelineOutput` rather than a tuple.
+            callback_on_step_end: called as `(pipe, step, timestep, tensors)` after each step; may return changed
+                tensors. `pipe._interrupt = True` ends the loop.
+            callback_on_step_end_tensor_inputs: which of `latents`, `prompt_embeds`, `negative_prompt_embeds` it gets.
+
+        Returns:
+            `VideoPipelineOutput`, or `(frames,)`.
+
+        Raises:
+            ValueError, TypeError: before any model runs, naming the argument, its value and what is allowed.
+        """
+        # 1. Check the arguments
+        if callback_on_step_end_tensor_inputs is None:
+            callback_on_step_end_tensor_inputs = getattr(callback_on_step_end, "tensor_inputs", ["latents"])
+        width = self._default_width() if width is None else width
+        height = self._default_height() if height is None else height
+        batch, num_frames, height, width = self.check_inputs(
+            prompt,
+            negative_prompt,
+            prompt_embeds,
+            negative_prompt_embeds,
+            height,
+            width,
+            num_frames,
+            num_inference_steps,
+            timesteps,
+            guidance_scale,
+            num_videos_per_prompt,
+            generator,
+            latents,
+            output_type,
+            callback_on_step_end_tensor_inputs,
+        )
+        shape = (batch, 3, num_frames, height, width)
+        self.begin(guidance_scale)
+        device = self._execution_device
+
+        # 2. Encode the prompt
+        prompt_embeds, negative_prompt_embeds = self.encode_prompt(
+            prompt,
+            negative_prompt,
+            num_videos_per_prompt,
+            self.do_classifier_free_guidance,
+            device,
+            prompt_embeds,
+            negative_prompt_embeds,
+            clean_caption,
+        )
+
+        # 3. Draw the noise
+        scheduler = fresh_scheduler(self.scheduler, final_sigmas_type)
+        steps = set_timesteps(scheduler, num_inference_steps, timesteps, device)
+        noise = draw(shape, generator, like=prompt_embeds) if latents is None else latents.to(prompt_embeds)
+
+        # 4. Denoise (Eq. 5)
+        with self.progress_bar(total=len(steps)) as progress:
+            video = self.denoise(
+                noise * scheduler.init_noise_sigma,
+                steps,
+                scheduler,
+                prompt_embeds,
+                negative_prompt_embeds,
+                generator=generator,
+                eta=eta,
+                progress=progress,
+                callback_on_step_end=callback_on_step_end,
+                callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+            )
+
+        # 5. Frames
+        frames = from_model_space(video, output_type)
+        self.maybe_free_model_hooks()
+        return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
+
+    def check_inputs(
+        self,
+        prompt: str | list[str] | None,
+        negative_prompt: str | list[str] | None,
+        prompt_embeds: torch.Tensor | None,
+        negative_prompt_embeds: torch.Tensor | None,
+        height: int,
+        width: int,
+        num_frames: int,
+        num_inference_steps: int | None,
+        timesteps: list[int] | None,
+        guidance_scale: float,
+        num_videos_per_prompt: int,
+        generator: Generators,
+        latents: torch.Tensor | None,
+        output_type: str,
+        callback_on_step_end_tensor_inputs: list[str],
+    ) -> tuple[int, int, int, int]:
+        """Checks a call's arguments; returns the result's (batch, frames, height, width)."""
+        prompts = check_prompts(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, text_width(self.unet))
+        self.check_sampling(
+            num_inference_steps,
+            timesteps,
+            guidance_scale,
+            num_videos_per_prompt,
+            output_type,
+            callback_on_step_end_tensor_inputs,
+        )
+        check_count(num_frames, "num_frames")
+        check_size(height, width, size_divisor(self.unet))
+        batch = prompts * num_videos_per_prompt
+        check_generator(generator, batch)
+        shape = (batch, 3, num_frames, height, width)
+        check_latents(latents, [shape])
+        return batch, num_frames, height, width
+
+    def _default_width(self) -> int:
+        size = self.unet.config.sample_size
+        return size[1] if isinstance(size, (list, tuple)) else size
+
+    def _default_height(self) -> int:
+        # The published config knows one number, 64, for frames of 40x64.
+        size = self.unet.config.sample_size
+        return size[0] if isinstance(size, (list, tuple)) else size * 5 // 8

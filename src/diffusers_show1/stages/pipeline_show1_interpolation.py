@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 2: keyframes -> all frames, in pixels (paper section 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.schedulers import KarrasDiffusionSchedulers
+from torch import Tensor
+from transformers import T5EncoderModel, T5Tokenizer
+from transformers.image_processing_utils import BaseImageProcessor
+
+from ..outputs import VideoPipelineOutput
+from ..text import PromptMixin, check_prompts, text_width
+from ..video import from_model_space, interpolated_length, to_model_space
+from .denoising import (
+    DenoisingMixin,
+    Generators,
+    check_count,
+    check_generator,
+    check_latents,
+    check_size,
+    draw,
+    fresh_scheduler,
+    per_video,
+    replay,
+    set_timesteps,
+    size_divisor,
+    spawn,
+)
+
+
+class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StableDiffusionLoraLoaderMixin, DiffusionPipeline):
+    r"""Puts three new frames between each two keyframes: n keyframes become 4(n-1)+1 frames.
+
+    Section 3.4 of the Show-1 paper. Each pair of neighbours is one window of five frames. The network's input has four
+    channels beside the noisy video: the condition (the two keyframes and, between them, their linear blend, which is
+    what the released code feeds where the paper says zeros) and a mask that is 1 on the two known frames (Eq. 6).
+
+    Args:
+        tokenizer, text_encoder: T5. May be `None` when `prompt_embeds` are passed.
+        unet (`Show1UNet3DConditionModel`): 7 input channels; 3 output channels, or 6 with a predicted variance.
+        scheduler: any of diffusers' schedulers for discrete timesteps.
+        feature_extractor: part of the published repository and unused; may be `None`.
+    """
+
+    model_cpu_offload_seq = "text_encoder->unet"
+    _optional_components = ["tokenizer", "text_encoder", "feature_extractor"]
+
+    def __init__(
+        self,
+        tokenizer: T5Tokenizer | None,
+        text_encoder: T5EncoderModel | None,
+        unet: ModelMixin,
+        scheduler: KarrasDiffusionSchedulers,
+        feature_extractor: BaseImageProcessor | None = None,
+    ):
+        super().__init__()
+        self.register_modules(
+            tokenizer=tokenizer,
+            text_encoder=text_encoder,
+            unet=unet,
+            scheduler=scheduler,
+            feature_extractor=feature_extractor,
+        )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        frames: Any = None,
+        prompt: str | list[str] | None = None,
+        num_inference_steps: int = 75,
+        timesteps: list[int] | None = None,
+        guidance_scale: float = 4.0,
+        negative_prompt: str | list[str] | None = None,
+        num_videos_per_prompt: int = 1,
+        eta: float | None = None,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        frames_between: int = 3,
+        window_noise: str = "independent",
+        window_batch_size: int | None = None,
+        input_type: str | None = None,
+        clean_caption: bool = True,
+        final_sigmas_type: str | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end_tensor_inputs: list[str] | None = None,
+    ) -> VideoPipelineOutput | tuple:
+        r"""Interpolates.
+
+        Args:
+            frames: keyframes, at least 2, one video or one a prompt, in any form of `to_model_space`.
+            prompt: one prompt or a list; not with `prompt_embeds`.
+            num_inference_steps: at least 1; or `timesteps`, a falling list of diffusion timesteps.
+            guidance_scale: at least 0; guidance is off up to 1.
+            negative_prompt: what guidance leads away from (`None`: the empty prompt).
+            num_videos_per_prompt: at least 1; `frames` then holds one video for each of them, or one a prompt.
+            eta: DDIM's noise, for schedulers that know it.
+            generator: one generator for everything, or a list of one a video.
+            latents: initial noise instead of drawn noise, (b, 3, frames_between+2, h, w) for every window alike, or
+                (b·windows, 3, ...), one row a window.
+            prompt_embeds, negative_prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
+            frames_between: new frames between two keyframes; the published network was trained at 3.
+            window_noise: `"independent"`: every window has noise of its own. `"same"`: all windows have the same, as
+                in the released code.
+            window_batch_size: windows denoised at once (`None`: all); changes memory, not the result.
+            input_type: `"pt"` or `"latent"` where the layout of `frames` does not tell.
+            clean_caption: DeepFloyd IF's caption cleaning before encoding.
+            final_sigmas_type: `"sigma_min"` for the last DPM-Solver++ step of the released code.
+            output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`, see `VideoPipelineOutput`.
+            return_dict: a `VideoPipelineOutput` rather than a tuple.
+            callback_on_step_end, callback_on_step_end_tensor_inputs: as in diffusers; `latents` holds the windows of
+                one batch of windows.
+
+        Returns:
+            `VideoPipelineOutput` with (frames_between+1)(n-1)+1 frames of the keyframes' size, or a tuple. Frames at
+            the keyframes' times are the network's, not copies.
+
+        Raises:
+            ValueError, TypeError: before any model runs, naming the argument, its value and what is allowed.
+        """
+        # 1. Check the arguments
+        if callback_on_step_end_tensor_inputs is None:
+            callback_on_step_end_tensor_inputs = getattr(callback_on_step_end, "tensor_inputs", ["latents"])
+        if frames is None:
+            raise ValueError("`frames` is required: the keyframes to interpolate, at least 2.")
+        keyframes = to_model_space(frames, input_type)
+        batch, _, height, width = self.check_inputs(
+            keyframes,
+            prompt,
+            negative_prompt,
+            prompt_embeds,
+            negative_prompt_embeds,
+            num_inference_steps,
+            timesteps,
+            guidance_scale,
+            num_videos_per_prompt,
+            generator,
+            latents,
+            frames_between,
+            window_noise,
+            window_batch_size,
+            output_type,
+            callback_on_step_end_tensor_inputs,
+        )
+        keyframes = match_batch(keyframes, batch // num_videos_per_prompt, num_videos_per_prompt)
+        windows = keyframes.shape[2] - 1
+        length = frames_between + 2
+        shape = (batch, 3, length, height, width)
+        self.begin(guidance_scale)
+        device = self._execution_device
+
+        # 2. Encode the prompt
+        prompt_embeds, negative_prompt_embeds = self.encode_prompt(
+            prompt,
+            negative_prompt,
+            num_videos_per_prompt,
+            self.do_classifier_free_guidance,
+            device,
+            prompt_embeds,
+            negative_prompt_embeds,
+            clean_caption,
+        )
+
+        # 3. One row a window, (b w) from here on: condition and mask (Fig. 4b), noise
+        condition = self.prepare_condition(keyframes.to(prompt_embeds), length)
+        noise, generator = self.prepare_noise(shape, windows, generator, latents, window_noise, like=prompt_embeds)
+        prompt_embeds = prompt_embeds.repeat_interleave(windows, dim=0)
+        if negative_prompt_embeds is not None:
+            negative_prompt_embeds = negative_prompt_embeds.repeat_interleave(windows, dim=0)
+
+        # 4. Denoise, some windows at a time
+        rows = batch * windows
+        # one generator draws for all rows together, so they can't be parted
+        size = window_batch_size or rows if isinstance(generator, list) else rows
+        count = num_inference_steps if timesteps is None else len(timesteps)
+        done = []
+        with self.progress_bar(total=count * -(-rows // size)) as progress:
+            for start in range(0, rows, size):
+                part = slice(start, start + size)
+                scheduler = fresh_scheduler(self.scheduler, final_sigmas_type)
+                steps = set_timesteps(scheduler, num_inference_steps, timesteps, device)
+                done.append(
+                    self.denoise(
+                        noise[part] * scheduler.init_noise_sigma,
+                        steps,
+                        scheduler,
+                        prompt_embeds[part],
+                        None if negative_prompt_embeds is None else negative_prompt_embeds[part],
+                        condition=condition[part],
+                        generator=generator[part] if isinstance(generator, list) else generator,
+                        eta=eta,
+                        progress=progress,
+                        callback_on_step_end=callback_on_step_end,
+                        callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+                    )
+                )
+        video = self.join(torch.cat(done), batch)
+
+        # 5. Frames
+        frames = from_model_space(video, output_type)
+        self.maybe_free_model_hooks()
+        return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
+
+    def check_inputs(
+        self,
+        frames: Tensor,
+        prompt: str | list[str] | None,
+        negative_prompt: str | list[str] | None,
+        prompt_embeds: Tensor | None,
+        negative_prompt_embeds: Tensor | None,
+        num_inference_steps: int | None,
+        timesteps: list[int] | None,
+        guidance_scale: float,
+        num_videos_per_prompt: int,
+        generator: Generators,
+        latents: Tensor | None,
+        frames_between: int,
+        window_noise: str,
+        window_batch_size: int | None,
+        output_type: str,
+        callback_on_step_end_tensor_inputs: list[str],
+    ) -> tuple[int, int, int, int]:
+        """Checks a call's arguments, `frames` in model space; returns the result's (batch, frames, height, width)."""
+        prompts = check_prompts(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, text_width(self.unet))
+        self.check_sampling(
+            num_inference_steps,
+            timesteps,
+            guidance_scale,
+            num_videos_per_prompt,
+            output_type,
+            callback_on_step_end_tensor_inputs,
+        )
+        batch = prompts * num_videos_per_prompt
+        match_batch(frames, prompts, num_videos_per_prompt)
+        keyframes, height, width = frames.shape[2:]
+        if keyframes < 2:
+            raise ValueError(f"`frames` must hold at least 2 keyframes, got {keyframes}.")
+        check_size(height, width, size_divisor(self.unet))
+        check_count(frames_between, "frames_between")
+        if window_noise not in ("independent", "same"):
+            raise ValueError(f"`window_noise` must be 'independent' or 'same', got {window_noise!r}.")
+        if window_batch_size is not None:
+            check_count(window_batch_size, "window_batch_size")
+        check_generator(generator, batch)
+        window = (3, frames_between + 2, height, width)
+        shapes = [(batch, *window), (batch * (keyframes - 1), *window)]
+        check_latents(latents, shapes)
+        return batch, interpolated_length(keyframes, frames_between), height, width
+
+    @staticmethod
+    def prepare_condition(keyframes: Tensor, length: int) -> Tensor:
+        """Keyframes (b, 3, n, h, w) -> condition and mask of every pair, (b·(n-1), 4, length, h, w)."""
+        first, last = keyframes[:, :, :-1], keyframes[:, :, 1:]  # b c w h w
+        weight = torch.linspace(0, 1, length, device=keyframes.device, dtype=torch.float32)
+        weight = weight.view(1, 1, 1, -1, 1, 1)
+        blend = first.unsqueeze(3).float() * (1 - weight) + last.unsqueeze(3).float() * weight  # b c w f h w
+        blend = blend.to(keyframes.dtype).transpose(1, 2).flatten(0, 1)  # (b·w) c f h w
+        mask = torch.zeros_like(blend[:, :1])
+        mask[:, :, [0, -1]] = 1
+        return torch.cat([blend, mask], dim=1)
+
+    @staticmethod
+    def prepare_noise(
+        shape: tuple[int, ...],
+        windows: int,
+        generator: Generators,
+        latents: Tensor | None,
+        window_noise: str,
+        like: Tensor,
+    ) -> tuple[Tensor, Generators]:
+        """Initial noise (b·windows, ...) and the steps' generators, one a row (or the caller's, for one window)."""
+        batch = shape[0]
+        if latents is not None:
+            latents = latents.to(like)
+            if latents.shape[0] == batch and windows > 1:
+                latents = latents.repeat_interleave(windows, dim=0)
+        if windows == 1:
+            return draw(shape, generator, like) if latents is None else latents, generator
+        videos = per_video(generator, batch)
+        if window_noise == "same":
+            # The released code seeds anew for the initial noise and for every window.
+            if latents is None:
+                latents = draw(shape, [replay(g) for g in videos], like).repeat_interleave(windows, dim=0)
+            return latents, [replay(g) for g in videos for _ in range(windows)]
+        rows = [g for video in videos for g in spawn(video, windows)]
+        if latents is None:
+            latents = draw((batch * windows, *shape[1:]), rows, like)
+        return latents, rows
+
+    @staticmethod
+    def join(windows: Tensor, batch: int) -> Tensor:
+        """(b·w, c, f, h, w) -> (b, c, w·(f-1)+1, h, w): a shared frame is taken from the later window."""
+        windows = windows.unflatten(0, (batch, -1)).transpose(1, 2)  # b c w f h w
+        return torch.cat([windows[:, :, :, :-1].flatten(2, 3), windows[:, :, -1, -1:]], dim=2)
+
+
+def match_batch(frames: Tensor, prompts: int, num_videos_per_prompt: int) -> Tensor:
+    """Frames for every video: one for all prompts, one a prompt, or one a video."""
+    batch, given = prompts * num_videos_per_prompt, frames.shape[0]
+    if given == batch:
+        return frames
+    if given == 1:
+        return frames.expand(batch, *frames.shape[1:])
+    if given == prompts:
+        return frames.repeat_interleave(num_videos_per_prompt, dim=0)
+    raise ValueError(f"`frames` must hold 1, {prompts} (one a prompt) or {batch} (one a video) videos, got {given}.")

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 4: high resolution by refining in latents (paper section 3.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.loaders import StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.schedulers import KarrasDiffusionSchedulers
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from ..outputs import VideoPipelineOutput
+from ..text import PromptMixin, check_prompts, text_width
+from ..video import from_model_space, resize_uint8, to_model_space, truncate_to_uint8
+from .denoising import (
+    DenoisingMixin,
+    Generators,
+    check_count,
+    check_generator,
+    check_number,
+    check_size,
+    draw_frames,
+    fold,
+    fresh_scheduler,
+    set_timesteps,
+    unfold,
+)
+from .pipeline_show1_interpolation import match_batch
+
+
+class Show1RefinementPipeline(
+    DenoisingMixin, PromptMixin, TextualInversionLoaderMixin, StableDiffusionLoraLoaderMixin, DiffusionPipeline
+):
+    r"""Resizes a video and refines it in a VAE's latent space: SDEdit with an expert for the last 900 timesteps.
+
+    Section 3.6 of the Show-1 paper: the video of the stage before, resized, is encoded, noised part of the way and
+    denoised again with the same prompt, by a latent video UNet (from ModelScope) that was trained on timesteps 0-900
+    only: the layout is there already, the detail is its whole task.
+
+    Args:
+        tokenizer, text_encoder: CLIP. May be `None` when `prompt_embeds` are passed.
+        unet (`Show1UNet3DConditionModel` or diffusers' `UNet3DConditionModel`): as many channels as the latents.
+        vae (`AutoencoderKL`): applied frame by frame.
+        scheduler: any of diffusers' schedulers for discrete timesteps.
+    """
+
+    model_cpu_offload_seq = "text_encoder->unet->vae"
+    _optional_components = ["tokenizer", "text_encoder"]
+    _mask_padding = False
+
+    def __init__(
+        self,
+        tokenizer: CLIPTokenizer | None,
+        text_encoder: CLIPTextModel | None,
+        unet: ModelMixin,
+        vae: AutoencoderKL,
+        scheduler: KarrasDiffusionSchedulers,
+    ):
+        super().__init__()
+        self.register_modules(tokenizer=tokenizer, text_encoder=text_encoder, unet=unet, vae=vae, scheduler=scheduler)
+        self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1) if vae is not None else 8
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        frames: Any = None,
+        prompt: str | list[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        strength: float = 0.8,
+        num_inference_steps: int = 50,
+        timesteps: list[int] | None = None,
+        guidance_scale: float = 15.0,
+        negative_prompt: str | list[str] | None = None,
+        num_videos_per_prompt: int = 1,
+        eta: float | None = None,
+        generator: Generators = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        resize: str = "bilinear",
+        vae_batch_size: int | None = 8,
+        input_type: str | None = None,
+        final_sigmas_type: str | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end_tensor_inputs: list[str] | None = None,
+    ) -> VideoPipelineOutput | tuple:
+        r"""Refines.
+
+        Args:
+            frames: a video, one or one a prompt, any number of frames, in any form of `to_model_space`.
+            prompt: one prompt or a list; not with `prompt_embeds`.
+            height, width: of the result, multiples of the VAE's factor (8 for the published one); by default the
+                input's own.
+            strength: above 0 and at most 1: how far the video is noised. 0.8 of 50 steps starts at timestep 781 or
+                so, inside the expert's 0-900.
+            num_inference_steps: at least 1, of which `strength` times as many are run; or `timesteps`, a falling list
+                of which the last `strength` part is run.
+            guidance_scale: at least 0; guidance is off up to 1.
+            negative_prompt: what guidance leads away from (`None`: the empty prompt).
+            num_videos_per_prompt: at least 1; `frames` then holds one video for each of them, or one a prompt.
+            eta: DDIM's noise, for schedulers that know it.
+            generator: one generator for everything, or a list of one a video.
+            prompt_embeds, negative_prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
+            resize: `"bilinear"` on the numbers as they are (the paper), or `"uint8_bicubic"`: cut to 8 bits and
+                resized by Pillow (the released code).
+            vae_batch_size: frames encoded and decoded at once (`None`: all); changes memory, not the result.
+            input_type: `"pt"` or `"latent"` (a pixel stage's) where the layout of `frames` does not tell.
+            final_sigmas_type: `"sigma_min"` for the last DPM-Solver++ step of the released code.
+            output_type: `"pil"`, `"np"`, `"pt"`, or `"latent"` for the VAE's latents.
+            return_dict: a `VideoPipelineOutput` rather than a tuple.
+            callback_on_step_end, callback_on_step_end_tensor_inputs: as in diffusers.
+
+        Returns:
+            `VideoPipelineOutput` with as many frames as `frames`, or a tuple.
+
+        Raises:
+            ValueError, TypeError: before any model runs, naming the argument, its value and what is allowed.
+        """
+        # 1. Check the arguments
+        if callback_on_step_end_tensor_inputs is None:
+            callback_on_step_end_tensor_inputs = getattr(callback_on_step_end, "tensor_inputs", ["latents"])
+        if frames is None:
+            raise ValueError("`frames` is required: the video to refine.")
+        video = to_model_space(frames, input_type)
+        batch, _, height, width = self.check_inputs(
+            video,
+            prompt,
+            negative_prompt,
+            prompt_embeds,
+            negative_prompt_embeds,
+            height,
+            width,
+            strength,
+            num_inference_steps,
+            timesteps,
+            guidance_scale,
+            num_videos_per_prompt,
+            generator,
+            resize,
+            vae_batch_size,
+            output_type,
+            callback_on_step_end_tensor_inputs,
+        )
+        video = match_batch(video, batch // num_videos_per_prompt, num_videos_per_prompt)
+        count = num_inference_steps if timesteps is None else len(timesteps)
+        skipped = count - int(count * strength)
+        self.begin(guidance_scale)
+        device = self._execution_device
+
+        # 2. Encode the prompt
+        prompt_embeds, negative_prompt_embeds = self.encode_prompt(
+            prompt,
+            negative_prompt,
+            num_videos_per_prompt,
+            self.do_classifier_free_guidance,
+            device,
+            prompt_embeds,
+            negative_prompt_embeds,
+        )
+
+        # 3. Resize and encode the video
+        video = self.resize_video(video, height, width, resize)
+        latents = self.encode_video(video.to(prompt_embeds), generator, vae_batch_size)
+
+        # 4. Noise it part of the way (SDEdit)
+        scheduler = fresh_scheduler(self.scheduler, final_sigmas_type)
+        steps = set_timesteps(scheduler, num_inference_steps, timesteps, device)[skipped * scheduler.order :]
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(skipped * scheduler.order)
+        noise = draw_frames(latents, generator)
+        latents = unfold(scheduler.add_noise(fold(latents), noise, steps[:1]), batch)
+
+        # 5. Denoise
+        with self.progress_bar(total=len(steps)) as progress:
+            latents = self.denoise(
+                latents,
+                steps,
+                scheduler,
+                prompt_embeds,
+                negative_prompt_embeds,
+                generator=generator,
+                eta=eta,
+                progress=progress,
+                callback_on_step_end=callback_on_step_end,
+                callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+            )
+
+        # 6. Frames
+        if output_type == "latent":
+            frames = latents
+        else:
+            frames = from_model_space(self.decode_latents(latents, vae_batch_size), output_type)
+        self.maybe_free_model_hooks()
+        return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
+
+    def check_inputs(
+        self,
+        frames: Tensor,
+        prompt: str | list[str] | None,
+        negative_prompt: str | list[str] | None,
+        prompt_embeds: Tensor | None,
+        negative_prompt_embeds: Tensor | None,
+        height: int | None,
+        width: int | None,
+        strength: float,
+        num_inference_steps: int | None,
+        timesteps: list[int] | None,
+        guidance_scale: float,
+        num_videos_per_prompt: int,
+        generator: Generators,
+        resize: str,
+        vae_batch_size: int | None,
+        output_type: str,
+        callback_on_step_end_tensor_inputs: list[str],
+    ) -> tuple[int, int, int, int]:
+        """Checks a call's arguments, `frames` in model space; returns the result's (batch, frames, height, width)."""
+        prompts = check_prompts(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, text_width(self.unet))
+        self.check_sampling(
+            num_inference_steps,
+            timesteps,
+            guidance_scale,
+            num_videos_per_prompt,
+            output_type,
+            callback_on_step_end_tensor_inputs,
+        )
+        batch = prompts * num_videos_per_prompt
+        match_batch(frames, prompts, num_videos_per_prompt)
+        check_number(strength, "strength", low=0, high=1, above=True)
+        count = num_inference_steps if timesteps is None else len(timesteps)
+        if int(count * strength) == 0:
+            raise ValueError(
+                f"`strength` must be at least {1 / count:.4g} to run one of {count} `num_inference_steps`, "
+                f"got {strength!r}."
+            )
+        height = frames.shape[-2] if height is None else height
+        width = frames.shape[-1] if width is None else width
+        # an unknown UNet is asked for nothing beyond the VAE's factor: diffusers' own accepts odd sizes
+        check_size(height, width, self.vae_scale_factor * getattr(self.unet, "size_divisor", 1))
+        if resize not in ("bilinear", "uint8_bicubic"):
+            raise ValueError(f"`resize` must be 'bilinear' or 'uint8_bicubic', got {resize!r}.")
+        if vae_batch_size is not None:
+            check_count(vae_batch_size, "vae_batch_size")
+        check_generator(generator, batch)
+        return batch, frames.shape[2], height, width
+
+    @staticmethod
+    def resize_video(video: Tensor, height: int, width: int, resize: str) -> Tensor:
+        """(b, 3, f, h, w) -> (b, 3, f, height, width), in model space."""
+        if resize == "uint8_bicubic":
+            return to_model_space(resize_uint8(truncate_to_uint8(video), height, width))
+        if video.shape[-2:] == (height, width):
+            return video
+        images = F.interpolate(fold(video), size=(height, width), mode="bilinear", align_corners=False, antialias=True)
+        return unfold(images, video.shape[0])
+
+    def encode_video(self, video: Tensor, generator: Generators = None, vae_batch_size: int | None = None) -> Tensor:
+        """(b, 3, f, h, w) in model space -> a sample of its latents (b, c, f, h/8, w/8), scaled for the UNet."""
+        images = fold(video)
+        # `vae.encode` runs through the offload hooks; moments of all frames are small, so one draw serves any slicing
+        parameters = [
+            self.vae.encode(part).latent_dist.parameters for part in images.split(vae_batch_size or len(images))
+        ]
+        posterior = DiagonalGaussianDistribution(torch.cat(parameters))
+        mean = unfold(posterior.mean, video.shape[0])
+        latents = mean + unfold(posterior.std * draw_frames(mean, generator), video.shape[0])
+        return latents * self.vae.config.scaling_factor
+
+    def decode_latents(self, latents: Tensor, vae_batch_size: int | None = None) -> Tensor:
+        """Latents (b, c, f, h, w) -> video (b, 3, f, 8h, 8w) in model space."""
+        images = fold(latents) / self.vae.config.scaling_factor
+        parts = [self.vae.decode(part).sample for part in images.split(vae_batch_size or len(images))]
+        return unfold(torch.cat(parts), latents.shape[0])

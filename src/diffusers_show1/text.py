@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prompts: cleaning, tokenising, encoding. T5 for the pixel stages, CLIP for the latent one (paper section 4.4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers.utils import logging
+from torch import Tensor
+
+
+logger = logging.get_logger(__name__)
+
+MAX_TOKENS = 77  # DeepFloyd IF's and CLIP's prompt length
+
+
+def preprocess(prompts: list[str], clean_caption: bool = False) -> list[str]:
+    """Lower-cases and strips; with `clean_caption` DeepFloyd IF's caption cleaning (HTML, URLs, ids, odd quotes)."""
+    if not clean_caption:
+        return [prompt.lower().strip() for prompt in prompts]
+    from diffusers import IFPipeline
+
+    class Cleaner:  # the cleaning is a method that needs this one attribute of a pipeline
+        bad_punct_regex = IFPipeline.bad_punct_regex
+        clean = IFPipeline._clean_caption
+
+    cleaner = Cleaner()
+    return [cleaner.clean(cleaner.clean(prompt)) for prompt in prompts]  # twice, as IF does
+
+
+def check_prompts(
+    prompt: Any,
+    negative_prompt: Any,
+    prompt_embeds: Tensor | None,
+    negative_prompt_embeds: Tensor | None,
+    width: int | None = None,
+) -> int:
+    """Checks the prompt arguments of a call against each other; returns the number of prompts.
+
+    `width` is that of the embeddings the network reads, where it is known.
+
+    Raises:
+        ValueError, TypeError: naming the argument, its value and what is allowed.
+    """
+    if (prompt is None) == (prompt_embeds is None):
+        given = "both" if prompt is not None else "neither"
+        raise ValueError(f"Pass either `prompt` or `prompt_embeds`, got {given}.")
+    if prompt_embeds is not None:
+        _check_embeds(prompt_embeds, "prompt_embeds", width)
+        count = prompt_embeds.shape[0]
+    else:
+        count = _check_strings(prompt, "prompt", allow_empty=False)
+    if negative_prompt_embeds is not None:
+        if negative_prompt is not None:
+            raise ValueError("Pass `negative_prompt` or `negative_prompt_embeds`, got both.")
+        _check_embeds(negative_prompt_embeds, "negative_prompt_embeds", width)
+        if prompt_embeds is not None and negative_prompt_embeds.shape != prompt_embeds.shape:
+            raise ValueError(
+                f"`negative_prompt_embeds` must have the shape of `prompt_embeds`, {tuple(prompt_embeds.shape)}, "
+                f"got {tuple(negative_prompt_embeds.shape)}."
+            )
+        if negative_prompt_embeds.shape[0] != count:
+            raise ValueError(
+                f"`negative_prompt_embeds` must hold {count} rows, one a prompt, "
+                f"got {negative_prompt_embeds.shape[0]}."
+            )
+    if negative_prompt is not None:
+        negatives = _check_strings(negative_prompt, "negative_prompt", allow_empty=True)
+        if isinstance(negative_prompt, (list, tuple)) and negatives != count:
+            raise ValueError(f"`negative_prompt` must be one string or {count} (one a prompt), got {negatives}.")
+    return count
+
+
+def _check_embeds(value: Any, name: str, width: int | None) -> None:
+    if not isinstance(value, Tensor) or value.ndim != 3 or 0 in value.shape or width not in (None, value.shape[2]):
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"`{name}` must be a tensor (batch, tokens, {width or 'width'}), got {got}.")
+
+
+def text_width(unet: Any) -> int:
+    """Width of the text embeddings that a network reads."""
+    return getattr(unet.config, "encoder_hid_dim", None) or unet.config.cross_attention_dim
+
+
+def _check_strings(value: Any, name: str, allow_empty: bool) -> int:
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, (list, tuple)) or not all(isinstance(v, str) for v in values):
+        raise TypeError(f"`{name}` must be a string or a list of strings, got {value!r}.")
+    if not values:
+        raise ValueError(f"`{name}` must hold at least one prompt, got an empty list.")
+    if not allow_empty and any(not v.strip() for v in values):
+        raise ValueError(f"`{name}` must not be empty, got {value!r}.")
+    return len(values)
+
+
+def tokenize(tokenizer: Any, prompts: list[str], max_length: int = MAX_TOKENS) -> dict[str, Tensor]:
+    """Pads or cuts to the same length, and warns with the words that a too long prompt loses."""
+    max_length = min(max_length, tokenizer.model_max_length)
+    tokens = tokenizer(
+        prompts,
+        padding="max_length",
+        max_length=max_length,
+        truncation=True,
+        add_special_tokens=True,
+        return_tensors="pt",
+    )
+    for prompt in prompts:
+        whole = tokenizer(prompt, padding=False, truncation=False, add_special_tokens=True).input_ids
+        if len(whole) > max_length:
+            # the last kept position is the end token, so the cut begins one earlier
+            cut = tokenizer.decode(whole[max_length - 1 : -1])
+            logger.warning(
+                f"The prompt is longer than the {max_length} tokens that the text encoder reads; "
+                f"cut from its end: {cut!r}"
+            )
+    return tokens
+
+
+def repeat_for_videos(embeds: Tensor, num_videos_per_prompt: int) -> Tensor:
+    """(b, l, d) -> (b·n, l, d), the videos of one prompt side by side."""
+    return embeds.repeat_interleave(num_videos_per_prompt, dim=0)
+
+
+class PromptMixin:
+    """`encode_prompt` for stages with a `tokenizer` and a `text_encoder` (T5 or CLIP)."""
+
+    # T5 is given the padding mask; CLIP, causal and trained with padding, is not.
+    _mask_padding = True
+
+    def encode_prompt(
+        self,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        num_videos_per_prompt: int = 1,
+        do_classifier_free_guidance: bool = True,
+        device: torch.device | str | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        clean_caption: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Prompts, or embeddings made earlier, to embeddings ready for `prompt_embeds`.
+
+        Args:
+            prompt: one prompt or a list; not with `prompt_embeds`.
+            negative_prompt: what guidance leads away from, one or one a prompt; `None` is the empty prompt.
+            num_videos_per_prompt: copies of each row.
+            do_classifier_free_guidance: whether negative embeddings are needed.
+            clean_caption: DeepFloyd IF's caption cleaning (T5 stages only).
+
+        Returns:
+            `(prompt_embeds, negative_prompt_embeds)`, each (prompts · videos, tokens, width); the second is `None`
+            without guidance.
+        """
+        self.check_encoder(
+            prompt if prompt_embeds is None else None, negative_prompt_embeds, do_classifier_free_guidance
+        )
+        device = device or self._execution_device
+        if prompt_embeds is None:
+            prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+            prompt_embeds = self._encode(prompts, device, clean_caption)
+        dtype = self._network_dtype()
+        count = prompt_embeds.shape[0]
+        prompt_embeds = repeat_for_videos(prompt_embeds.to(device, dtype), num_videos_per_prompt)
+        if not do_classifier_free_guidance:
+            return prompt_embeds, None
+        if negative_prompt_embeds is None:
+            negatives = "" if negative_prompt is None else negative_prompt
+            negatives = [negatives] * count if isinstance(negatives, str) else list(negatives)
+            # equal prompts are encoded once
+            unique = list(dict.fromkeys(negatives))
+            rows = self._encode(unique, device, clean_caption)
+            negative_prompt_embeds = rows[[unique.index(n) for n in negatives]]
+        negative_prompt_embeds = repeat_for_videos(negative_prompt_embeds.to(device, dtype), num_videos_per_prompt)
+        return prompt_embeds, negative_prompt_embeds
+
+    def check_encoder(self, prompt: Any, negative_prompt_embeds: Tensor | None, guided: bool) -> None:
+        """Raises a ValueError if a call would need a text encoder that this pipeline was made without."""
+        if self.text_encoder is not None and self.tokenizer is not None:
+            return
+        if prompt is not None:
+            raise ValueError(
+                f"`prompt_embeds` is required: this pipeline was made without `text_encoder` or `tokenizer`, "
+                f"got `prompt`={prompt!r}."
+            )
+        if guided and negative_prompt_embeds is None:
+            raise ValueError(
+                "`negative_prompt_embeds` is required with guidance: this pipeline was made without `text_encoder` or "
+                "`tokenizer` to encode the negative prompt with, got None."
+            )
+
+    def _encode(self, prompts: list[str], device: torch.device | str, clean_caption: bool) -> Tensor:
+        if self._mask_padding:
+            tokens = tokenize(self.tokenizer, preprocess(prompts, clean_caption))
+            mask = tokens.attention_mask.to(device)
+        else:
+            tokens = tokenize(self.tokenizer, prompts)
+            mask = None
+        return self.text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0]
+
+    def _network_dtype(self) -> torch.dtype:
+        """The dtype the embeddings are needed in; a stage that only encodes has just its encoder's."""
+        module = self.unet if getattr(self, "unet", None) is not None else self.text_encoder
+        return module.dtype

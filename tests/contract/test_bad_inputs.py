@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad calls, one a row: the right error, naming argument and value, before any network has run."""
+
+import math
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from torch import nn
+
+from .components import SMALL_RUN, clip, pipeline, seeded
+
+
+EMBEDS = torch.zeros(1, 77, 32)
+IMAGE = PIL.Image.new("RGB", (12, 8))
+PROMPT = {"prompt": "a red car", "output_type": "pt"}
+GOOD = {
+    "base": {**PROMPT, "height": 8, "width": 12, "num_frames": 2, "num_inference_steps": 1},
+    "interpolation": {**PROMPT, "frames": clip(2), "input_type": "latent", "num_inference_steps": 1},
+    "superres": {
+        **PROMPT,
+        "frames": clip(2, 4, 6),
+        "input_type": "latent",
+        "num_inference_steps": 1,
+        "first_frame_num_inference_steps": 1,
+    },
+    "refine": {**PROMPT, "frames": clip(2, 16, 24), "input_type": "latent", "num_inference_steps": 2},
+    "cascade": {**PROMPT, "stage_options": SMALL_RUN},
+}
+FRAMES = ("interpolation", "superres", "refine")
+STAGES = ("base", *FRAMES)
+ALL = (*STAGES, "cascade")
+
+
+def stage_option(stage, **options):
+    return {"stage_options": {**SMALL_RUN, stage: {**SMALL_RUN[stage], **options}}}
+
+
+# (where, changed arguments, error, words of the message)
+ROWS = [
+    # prompts
+    (ALL, {"prompt": None}, ValueError, ["`prompt`", "neither"]),
+    (ALL, {"prompt": ""}, ValueError, ["`prompt`", "''"]),
+    (ALL, {"prompt": ["a", " "]}, ValueError, ["`prompt`", "['a', ' ']"]),
+    (ALL, {"prompt": []}, ValueError, ["`prompt`", "empty list"]),
+    (ALL, {"prompt": 7}, TypeError, ["`prompt`", "7"]),
+    (ALL, {"prompt": ["a", None]}, TypeError, ["`prompt`", "None"]),
+    (ALL, {"negative_prompt": 7}, TypeError, ["`negative_prompt`", "7"]),
+    (ALL, {"negative_prompt": ["a", "b"]}, ValueError, ["`negative_prompt`", "2"]),
+    (ALL, {"prompt_embeds": EMBEDS}, ValueError, ["`prompt_embeds`", "both"]),
+    (ALL, {"prompt": None, "prompt_embeds": EMBEDS[0]}, ValueError, ["`prompt_embeds`", "(77, 32)"]),
+    (
+        ALL,
+        {"prompt": None, "prompt_embeds": EMBEDS, "negative_prompt_embeds": EMBEDS[:, :5]},
+        ValueError,
+        ["`negative_prompt_embeds`", "(1, 5, 32)"],
+    ),
+    (
+        STAGES,
+        {"negative_prompt_embeds": EMBEDS.repeat(3, 1, 1)},
+        ValueError,
+        ["`negative_prompt_embeds`", "3"],
+    ),
+    (STAGES, {"prompt": None, "prompt_embeds": EMBEDS[..., :5]}, ValueError, ["`prompt_embeds`", "5"]),
+    # sampling
+    (STAGES, {"num_inference_steps": 0}, ValueError, ["`num_inference_steps`", "0"]),
+    (STAGES, {"num_inference_steps": 2.5}, ValueError, ["`num_inference_steps`", "2.5"]),
+    (STAGES, {"num_inference_steps": None}, ValueError, ["`num_inference_steps`", "None"]),
+    (STAGES, {"num_inference_steps": 1001}, ValueError, ["num_inference_steps", "1001"]),
+    (STAGES, {"timesteps": []}, ValueError, ["`timesteps`", "[]"]),
+    (STAGES, {"timesteps": 5}, ValueError, ["`timesteps`", "5"]),
+    (STAGES, {"timesteps": [1000]}, ValueError, ["`timesteps`", "1000"]),
+    (STAGES, {"timesteps": [1, 900]}, ValueError, ["`timesteps`", "[1, 900]"]),
+    (STAGES, {"timesteps": [900, 900]}, ValueError, ["`timesteps`", "[900, 900]"]),
+    ("refine", {"timesteps": [900, 500, 100]}, ValueError, ["`timesteps`", "DDIMScheduler"]),
+    (STAGES, {"guidance_scale": math.nan}, ValueError, ["`guidance_scale`", "nan"]),
+    (STAGES, {"guidance_scale": math.inf}, ValueError, ["`guidance_scale`", "inf"]),
+    (STAGES, {"guidance_scale": -1}, ValueError, ["`guidance_scale`", "-1"]),
+    (STAGES, {"guidance_scale": "7"}, ValueError, ["`guidance_scale`", "'7'"]),
+    (ALL, {"num_videos_per_prompt": 0}, ValueError, ["`num_videos_per_prompt`", "0"]),
+    (ALL, {"num_videos_per_prompt": True}, ValueError, ["`num_videos_per_prompt`", "True"]),
+    (ALL, {"output_type": "mp4"}, ValueError, ["`output_type`", "'mp4'"]),
+    (
+        ALL,
+        {"callback_on_step_end": lambda *_: {}, "callback_on_step_end_tensor_inputs": ["noise"]},
+        ValueError,
+        ["`callback_on_step_end_tensor_inputs`", "noise"],
+    ),
+    (ALL, {"generator": 7}, TypeError, ["`generator`", "7"]),
+    (ALL, {"generator": [seeded(), seeded()]}, ValueError, ["`generator`", "2"]),
+    (ALL, {"generator": []}, ValueError, ["`generator`", "0"]),
+    (ALL, {"generator": [7]}, TypeError, ["`generator`", "7"]),
+    # sizes
+    ("base", {"height": 9}, ValueError, ["`height`", "9", "8 and 10"]),
+    ("base", {"width": 13}, ValueError, ["`width`", "13"]),
+    ("base", {"width": 0}, ValueError, ["`width`", "0"]),
+    ("base", {"height": 8.0}, ValueError, ["`height`", "8.0"]),
+    ("base", {"num_frames": 0}, ValueError, ["`num_frames`", "0"]),
+    ("base", {"num_frames": "8"}, ValueError, ["`num_frames`", "'8'"]),
+    ("superres", {"height": 17}, ValueError, ["`height`", "17"]),
+    ("superres", {"width": -24}, ValueError, ["`width`", "-24"]),
+    ("refine", {"height": 17}, ValueError, ["`height`", "17"]),
+    ("refine", {"width": 25}, ValueError, ["`width`", "25"]),
+    # latents
+    ("base", {"latents": torch.zeros(1, 3, 2, 8, 8)}, ValueError, ["`latents`", "(1, 3, 2, 8, 8)"]),
+    ("base", {"latents": torch.zeros(2, 3, 2, 8, 12)}, ValueError, ["`latents`", "(2, 3, 2, 8, 12)"]),
+    ("interpolation", {"latents": torch.zeros(1, 3, 4, 8, 12)}, ValueError, ["`latents`", "(1, 3, 4, 8, 12)"]),
+    (("base", "interpolation"), {"latents": "noise"}, (TypeError, ValueError), ["`latents`", "noise"]),
+    # frames
+    (FRAMES, {"frames": None}, ValueError, ["`frames`", "required"]),
+    (FRAMES, {"frames": "video.mp4", "input_type": None}, TypeError, ["`frames`", "str"]),
+    (FRAMES, {"frames": [], "input_type": None}, ValueError, ["`frames`", "empty"]),
+    (FRAMES, {"frames": IMAGE, "input_type": None}, ValueError, ["`frames`", "single image"]),
+    (FRAMES, {"frames": np.zeros((8, 12, 3)), "input_type": None}, ValueError, ["`frames`", "(8, 12, 3)"]),
+    (FRAMES, {"frames": np.full((2, 8, 12, 3), np.nan), "input_type": None}, ValueError, ["`frames`", "nan"]),
+    (FRAMES, {"frames": np.full((2, 8, 12, 3), 200.0), "input_type": None}, ValueError, ["`frames`", "200"]),
+    (FRAMES, {"frames": torch.zeros(1, 3, 3, 8, 12), "input_type": None}, ValueError, ["`frames`", "`input_type"]),
+    (FRAMES, {"frames": torch.zeros(1, 2, 3, 8, 12).byte(), "input_type": None}, ValueError, ["`frames`", "uint8"]),
+    (FRAMES, {"frames": clip(2) * torch.nan}, ValueError, ["`frames`", "NaN"]),
+    (FRAMES, {"frames": clip(2, 8, 12), "input_type": "np"}, ValueError, ["`input_type`", "'np'"]),
+    (FRAMES, {"frames": clip(2, 8, 12, videos=3)}, ValueError, ["`frames`", "3"]),
+    (
+        FRAMES,
+        {"frames": [IMAGE, PIL.Image.new("RGB", (12, 10))], "input_type": None},
+        ValueError,
+        ["`frames`", "(12, 10)"],
+    ),
+    ("interpolation", {"frames": clip(1)}, ValueError, ["`frames`", "at least 2", "1"]),
+    ("interpolation", {"frames": clip(2, 9, 12)}, ValueError, ["`height`", "9"]),
+    ("interpolation", {"frames_between": 0}, ValueError, ["`frames_between`", "0"]),
+    ("interpolation", {"window_noise": "none"}, ValueError, ["`window_noise`", "'none'"]),
+    ("interpolation", {"window_batch_size": 0}, ValueError, ["`window_batch_size`", "0"]),
+    # super-resolution
+    ("superres", {"noise_level": 1000}, ValueError, ["`noise_level`", "1000"]),
+    ("superres", {"noise_level": -1}, ValueError, ["`noise_level`", "-1"]),
+    ("superres", {"noise_level": 0.5}, ValueError, ["`noise_level`", "0.5"]),
+    ("superres", {"first_frame_noise_level": 1000}, ValueError, ["`first_frame_noise_level`", "1000"]),
+    ("superres", {"first_frame_num_inference_steps": 0}, ValueError, ["`first_frame_num_inference_steps`", "0"]),
+    ("superres", {"first_frame_guidance_scale": math.nan}, ValueError, ["`first_frame_guidance_scale`", "nan"]),
+    ("superres", {"window_size": 1}, ValueError, ["`window_size`", "1"]),
+    ("superres", {"window_noise": 1}, ValueError, ["`window_noise`", "1"]),
+    ("superres", {"first_frame": clip(2, 16, 24)}, ValueError, ["`first_frame`", "2 of 16x24"]),
+    ("superres", {"first_frame": clip(1, 8, 8)}, ValueError, ["`first_frame`", "8x8"]),
+    ("superres", {"condition_frames": clip(2, 8, 8)}, ValueError, ["`condition_frames`", "8x8"]),
+    ("superres", {"condition_frames": clip(3, 16, 24)}, ValueError, ["`condition_frames`", "3 of 16x24"]),
+    # refinement
+    ("refine", {"strength": 0}, ValueError, ["`strength`", "0"]),
+    ("refine", {"strength": 1.5}, ValueError, ["`strength`", "1.5"]),
+    ("refine", {"strength": math.nan}, ValueError, ["`strength`", "nan"]),
+    ("refine", {"strength": 0.3}, ValueError, ["`strength`", "0.3", "0.5"]),
+    ("refine", {"resize": "nearest"}, ValueError, ["`resize`", "'nearest'"]),
+    ("refine", {"vae_batch_size": 0}, ValueError, ["`vae_batch_size`", "0"]),
+    # the cascade
+    ("cascade", {"recipe": "best"}, ValueError, ["`recipe`", "'best'", "official"]),
+    ("cascade", {"stop_after": "sr1"}, ValueError, ["`stop_after`", "'sr1'", "superres"]),
+    ("cascade", {"num_frames": 0}, ValueError, ["`num_frames`", "0"]),
+    ("cascade", {"num_frames": 2.5}, ValueError, ["`num_frames`", "2.5"]),
+    ("cascade", {"stage_options": {"sr1": {}}}, ValueError, ["`stage_options`", "'sr1'"]),
+    ("cascade", {"stage_options": {"base": {"steps": 3}}}, ValueError, ["stage_options['base']", "'steps'"]),
+    ("cascade", {"stage_options": {"base": {"prompt": "x"}}}, ValueError, ["stage_options['base']", "'prompt'"]),
+    ("cascade", {"stage_options": "fast"}, (TypeError, ValueError), ["`stage_options`", "fast"]),
+    ("cascade", {"stage_options": {"base": 5}}, (TypeError, ValueError), ["stage_options", "base", "5"]),
+    ("cascade", stage_option("base", height=9), ValueError, ["'base'", "`height`", "9"]),
+    ("cascade", stage_option("interpolation", window_batch_size=0), ValueError, ["`window_batch_size`", "0"]),
+    ("cascade", stage_option("superres", noise_level=-1), ValueError, ["'superres'", "`noise_level`", "-1"]),
+    ("cascade", stage_option("refine", strength=2), ValueError, ["'refine'", "`strength`", "2"]),
+    ("cascade", stage_option("refine", width=25), ValueError, ["'refine'", "`width`", "25"]),
+    ("cascade", stage_option("refine", guidance_scale=-1), ValueError, ["'refine'", "`guidance_scale`", "-1"]),
+    (
+        "cascade",
+        {**stage_option("interpolation", frames_between=-1), "num_frames": 3},
+        ValueError,
+        ["`frames_between`", "-1"],
+    ),
+    ("cascade", {"prompt": None, "prompt_embeds": EMBEDS}, ValueError, ["`refine_prompt_embeds`", "required"]),
+    ("cascade", {"refine_prompt_embeds": EMBEDS.repeat(2, 1, 1)}, ValueError, ["`refine_prompt_embeds`", "2"]),
+    ("cascade", {"refine_prompt_embeds": EMBEDS[0]}, ValueError, ["`refine_prompt_embeds`", "(77, 32)"]),
+]
+CASES = [
+    pytest.param(where, changes, error, words, id=f"{where}-{'-'.join(changes)}-{i}")
+    for i, (wheres, changes, error, words) in enumerate(ROWS)
+    for where in ((wheres,) if isinstance(wheres, str) else wheres)
+]
+
+
+@pytest.fixture(scope="module")
+def pipelines():
+    return {name: pipeline(name) for name in ALL}
+
+
+def watch(pipe) -> list[str]:
+    """A list that grows by a name when a network of the pipeline runs."""
+    ran = []
+    for name, part in pipe.components.items():
+        if isinstance(part, nn.Module):
+            # `vae.encode` and `vae.decode` do not go through the VAE's own forward
+            for module in (part.encoder, part.decoder) if hasattr(part, "quant_conv") else (part,):
+                module.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
+    return ran
+
+
+@pytest.fixture(scope="module")
+def watched(pipelines):
+    return {name: watch(pipe) for name, pipe in pipelines.items()}
+
+
+@pytest.mark.parametrize(("where", "changes", "error", "words"), CASES)
+def test_refused(pipelines, watched, where, changes, error, words):
+    ran = watched[where]
+    ran.clear()
+    with pytest.raises(error) as caught:
+        pipelines[where](**{**GOOD[where], **changes})
+    message = str(caught.value)
+    assert [word for word in words if word not in message] == [], message
+    assert ran == []
+
+
+@pytest.mark.parametrize("where", ALL)
+def test_good(pipelines, watched, where):
+    """The call that the rows change is a good one, and the watch sees it run."""
+    watched[where].clear()
+    pipelines[where](**GOOD[where])
+    assert any("unet" in name for name in watched[where])
+
+
+@pytest.mark.parametrize("where", ALL)
+@pytest.mark.parametrize(
+    ("missing", "changes", "words"),
+    [
+        ("text_encoder", {}, ["`prompt_embeds`", "text_encoder"]),
+        ("tokenizer", {}, ["`prompt_embeds`", "tokenizer"]),
+        ("text_encoder", {"prompt": None, "prompt_embeds": EMBEDS}, ["`negative_prompt_embeds`", "text_encoder"]),
+    ],
+)
+def test_missing_encoder(where, missing, changes, words):
+    """Without an encoder a text prompt is refused, and the message says what to pass."""
+    pipe = pipeline(where, **{missing: None})
+    ran = watch(pipe)
+    if where == "cascade" and changes:
+        changes = {**changes, "refine_prompt_embeds": EMBEDS}
+    with pytest.raises(ValueError, match="is required") as caught:
+        pipe(**{**GOOD[where], **changes})
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert ran == []
+
+
+@pytest.mark.parametrize("missing", ["refine_text_encoder", "refine_tokenizer"])
+def test_missing_encoder_of_the_last_stage(missing):
+    """The last stage's missing encoder is told before the first stage runs."""
+    pipe = pipeline("cascade", **{missing: None})
+    ran = watch(pipe)
+    with pytest.raises(ValueError, match="prompt_embeds` is required"):
+        pipe(**GOOD["cascade"])
+    assert ran == []
+
+
+def test_missing_first_frame_scheduler():
+    pipe = pipeline("superres", first_frame_scheduler=None)
+    ran = watch(pipe)
+    with pytest.raises(ValueError, match="`first_frame_scheduler` is required"):
+        pipe(**GOOD["superres"])
+    assert ran == []
