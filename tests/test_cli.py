@@ -19,7 +19,7 @@ from diffusers_show1.frames import read_video
 
 PROMPT = "a red circle moving right on a white background"
 # The fewest steps that run: what the clip shows is the business of the cascade's own tests.
-QUICK = ["--steps", "base=1,interpolation=1,superres=1,refine=4", "--seed", "7"]
+QUICK = ["--steps", "base=1,interpolation=1,superres=1,refine=10", "--seed", "7"]
 
 
 def run(*arguments: str | os.PathLike[str]) -> int:
