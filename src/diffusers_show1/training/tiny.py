@@ -46,12 +46,14 @@ from .loop import FitOptions, fit
 MINUTES = {
     "text": 2.0,
     "vae": 13.0,
-    "image": 7.0,
-    "keyframes": 50.0,
-    "interpolation": 12.0,
-    "superres": 25.0,
-    "refine": 15.0,
+    "image": 8.0,
+    "keyframes": 92.0,
+    "interpolation": 14.0,
+    "superres": 41.0,
+    "refine": 32.0,
 }
+# What may be trained side by side once the text encoders are there: every part needs the ones before it in its lane.
+LANES = (("image", "keyframes"), ("vae", "interpolation", "superres", "refine"))
 # Options of each stage's call: `stage_defaults` of the cascade's model_index.json.
 STAGE_DEFAULTS = {
     "base": {"num_frames": 8, "height": 16, "width": 24, "num_inference_steps": 20, "guidance_scale": 3.0},
@@ -74,7 +76,7 @@ SEEDS = {name: 100 + index for index, name in enumerate(MINUTES)}
 
 PIXEL_UNET = {
     "act_fn": "gelu",
-    "norm_num_groups": 32,
+    "norm_num_groups": 4,  # a group of one channel would lose its mean, and with it the colours
     "cross_attention_dim": 64,
     "encoder_hid_dim": 64,  # width of the tiny T5
     "encoder_hid_dim_type": "text_proj",
@@ -159,7 +161,7 @@ def make_refine_unet(latent_channels: int = 6, text_width: int = 32) -> Show1UNe
         block_out_channels=(32, 32),
         layers_per_block=1,
         act_fn="silu",
-        norm_num_groups=8,  # a group of one channel would lose its mean, and with it the colours
+        norm_num_groups=4,
         cross_attention_dim=text_width,
         attention_head_dim=4,  # in these blocks the number of heads
         use_linear_projection=True,
@@ -420,7 +422,10 @@ def superres_pair(
 
 
 def train_superres(shop: Workshop) -> None:
-    """Single frames and windows of eight frames at 64 x 96, mostly on crops of 32 x 48."""
+    """In turn: crops of single frames (many scenes for the price), single frames, windows of eight frames at 64 x 96.
+
+    Full frames matter: the network's norms pool over a whole frame, and crops have other statistics.
+    """
     data, encode, unet = WorldClips(scale=4), shop.encoder(), make_superres_unet()
     scheduler, noising = training_scheduler("sample"), training_scheduler("epsilon")
     shop.save("superres_scheduler", few_step_scheduler())
@@ -428,14 +433,12 @@ def train_superres(shop: Workshop) -> None:
 
     def loss_at(step: int) -> torch.Tensor:
         rng, generator = step_rng(SEEDS["superres"], step)
-        count = shop.batch_size or 2
-        window = (int(rng.integers(world.HEIGHT - 7)), int(rng.integers(world.WIDTH - 11)), 8, 12)
-        if step % 4 != 3:  # single frames: six times as many scenes for the price
-            batch = data.stills(6 * count, rng)
-        elif step % 16 != 15:
-            batch = data.windows(count, 8, rng)
-        else:  # a full frame, as at inference
-            batch, window = data.windows(1, 8, rng), (0, 0, world.HEIGHT, world.WIDTH)
+        count, window = shop.batch_size or 1, (0, 0, world.HEIGHT, world.WIDTH)
+        if step % 3 == 0:
+            window = (int(rng.integers(world.HEIGHT - 7)), int(rng.integers(world.WIDTH - 11)), 8, 12)
+            batch = data.stills(12 * count, rng)
+        else:
+            batch = data.stills(5 * count, rng) if step % 3 == 1 else data.windows(count, 8, rng)
         frames, upsampled = superres_pair(batch, window, 0.04 * rng.random(), generator)
         embeds = encode(drop_captions(batch["captions"], 0.1, rng))
         return objectives.superres_loss(
@@ -446,7 +449,7 @@ def train_superres(shop: Workshop) -> None:
             upsampled.to(shop.device),
             embeds,
             generator,
-            max_noise_level=160,  # sampling uses 50
+            max_noise_level=160,  # sampling uses 20
             first_frame_probability=0.7 if frames.shape[2] > 1 else 0.0,
             power=1 / 4,
         )
@@ -468,11 +471,11 @@ def degrade(
     window: tuple[int, int, int, int],
     rng: np.random.Generator,
     generator: torch.Generator,
-    noise_level: int = 60,
+    noise_level: int = STAGE_DEFAULTS["superres"]["noise_level"],
 ) -> torch.Tensor:
     """What the refinement stage might be given: crops (b, 3, f, h, w) at 128 x 192 scale of full frames `frames`.
 
-    Half of the batches go through the super-resolution network in a single step (the expensive way would be a whole
+    Most of the batches go through the super-resolution network in a single step (the expensive way would be a whole
     sampling); the others are true frames at 64 x 96 with blur, noise, and a change of colour. Both are then resized
     bilinearly by two, as the stage does.
     """
@@ -518,11 +521,7 @@ def encode_frames(vae: AutoencoderKL, frames: torch.Tensor, generator: torch.Gen
 
 
 def train_refine(shop: Workshop) -> None:
-    """Clips at 128 x 192 that went through the stage before: crops of 64 x 96, and full frames.
-
-    Full frames matter: the network's norms pool over a whole frame, and on crops alone it learned statistics that a
-    full frame does not have.
-    """
+    """Clips at 128 x 192 that went through the stage before; every fourth batch is crops of 64 x 96 of more scenes."""
     data, encode, vae = WorldClips(scale=8), shop.encoder("refine_"), shop.load(AutoencoderKL, "refine_vae")
     encode_t5, superres = shop.encoder(), shop.load(Show1UNet3DConditionModel, "superres_unet")
     unet = make_refine_unet(vae.config.latent_channels)
@@ -531,7 +530,7 @@ def train_refine(shop: Workshop) -> None:
 
     def loss_at(step: int) -> torch.Tensor:
         rng, generator = step_rng(SEEDS["refine"], step)
-        if step % 2:
+        if step % 4 == 0:
             window = (int(rng.integers(world.HEIGHT - 7)), int(rng.integers(world.WIDTH - 11)), 8, 12)
             batch = data.windows(shop.batch_size or 2, 8, rng)
         else:
