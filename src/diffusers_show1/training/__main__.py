@@ -58,9 +58,10 @@ def train_side_by_side(arguments: list[str]) -> None:
         command = [sys.executable, "-m", "diffusers_show1.training", arguments[0], *parts, *arguments[1:]]
         return subprocess.Popen(command)
 
-    for processes in ([start(("text",))], None):
-        running = processes or [start(lane) for lane in LANES]
-        if any([process.wait() for process in running]):
+    for lanes in ((("text",),), LANES):
+        running = [start(lane) for lane in lanes]
+        codes = [process.wait() for process in running]
+        if any(codes):
             raise SystemExit("a part failed: see above; the same command goes on from its checkpoint")
 
 
