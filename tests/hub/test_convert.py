@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from diffusers_show1 import Show1CascadePipeline, Show1UNet3DConditionModel
 from diffusers_show1.hub import convert as module
+from diffusers_show1.hub import parts
 from diffusers_show1.hub.convert import LICENCE, PUBLISHED_UNETS, RECORD, ConversionError, convert
 from diffusers_show1.hub.recognise import load_cascade, recognise, recognise_index
 
@@ -303,7 +304,7 @@ def test_published_networks_are_known_without_a_config(stage):
     shapes = [{k: v.shape for k, v in network.state_dict().items()} for network in (published, ours)]
     assert shapes[0] == shapes[1]
     first = {"conv_in.weight": torch.empty(published.conv_in.weight.shape, device="meta")}
-    assert module._fitting_config(first, "file") is PUBLISHED_UNETS[stage]
+    assert parts.fitting_config(first, "file") is PUBLISHED_UNETS[stage]
 
 
 # --- killed and called again -------------------------------------------------------------------------------------
@@ -311,13 +312,14 @@ def test_published_networks_are_known_without_a_config(stage):
 KILLED = """
 import os, sys
 from diffusers_show1.hub import convert as module
+from diffusers_show1.hub import parts
 
 def dies(line):
     if line.startswith("unet"):
-        original = module._verify
+        original = parts.verify
         def verify(*a, **k):
             os._exit(9)  # as SIGKILL would: in the middle of the network, with its files written and not verified
-        module._verify = verify
+        parts.verify = verify
 module.convert(SOURCE, OUTPUT, progress=dies)
 """
 
@@ -345,15 +347,15 @@ def test_killed_and_called_again(published, process, tmp_path):
 
 def test_finished_and_called_again(published, tmp_path, monkeypatch):
     first = convert(published["show-1-interpolation"], tmp_path / "o")
-    monkeypatch.setattr(module.ModelPart, "write", None)
-    monkeypatch.setattr(module.FilesPart, "write", None)
+    monkeypatch.setattr(parts.ModelPart, "write", None)
+    monkeypatch.setattr(parts.FilesPart, "write", None)
     again = convert(published["show-1-interpolation"], tmp_path / "o")
     assert (again.parts, again.dropped) == (first.parts, first.dropped)
     assert set(again.reused) == set(again.parts)
 
 
 def test_verification_sees_a_wrong_bit(published, tmp_path, monkeypatch):
-    save = module._save
+    save = parts.save_model
 
     def damaged(model, folder, *args):
         save(model, folder, *args)
@@ -362,7 +364,7 @@ def test_verification_sees_a_wrong_bit(published, tmp_path, monkeypatch):
         content[-1] ^= 1
         path.write_bytes(content)
 
-    monkeypatch.setattr(module, "_save", damaged)
+    monkeypatch.setattr(parts, "save_model", damaged)
     with pytest.raises(OSError, match="was not written as it was read"):
         convert(published["show-1-base"], tmp_path / "o")
     assert not (tmp_path / "o" / "text_encoder").exists()

@@ -15,10 +15,8 @@ conversion that was killed goes on where it was when it is called again.
 from __future__ import annotations
 
 import dataclasses
-import filecmp
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
@@ -27,25 +25,33 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .origin import NO_LICENCE, Origin, Source, licence_of
+from .parts import (
+    PUBLISHED_UNETS,
+    VARIANTS,
+    FilePart,
+    FilesPart,
+    InflatedPart,
+    ModelPart,
+    Part,
+    SchedulerPart,
+)
 from .recognise import (
     FIRST_FRAME_REPO,
     PUBLISHED_REPOS,
     STAGE_CLASSES,
-    find_index,
-    licence_page,
     recognise,
     recognise_index,
 )
-from .registration import OWN_LIBRARY, OWN_NETWORK, refused_pickle
+from .registration import OWN_LIBRARY, OWN_NETWORK
+from .weights import ConversionError
 
 
 if TYPE_CHECKING:
     import torch
 
-Source = str | Path
 STAGES = tuple(STAGE_CLASSES)
 DTYPES = ("float32", "float16", "bfloat16")
-VARIANTS = {"fp16": "float16", "bf16": "bfloat16"}
 RECORD = "conversion.json"
 LICENCE = "LICENSE-WEIGHTS.md"
 NETWORK = (OWN_LIBRARY, OWN_NETWORK)
@@ -80,71 +86,6 @@ _CASCADE_OPTIONAL = (
     "first_frame_unet",
     "first_frame_scheduler",
 )
-
-_IF_UNET: dict[str, Any] = {
-    "act_fn": "gelu",
-    "addition_embed_type": "text",
-    "attention_head_dim": 64,
-    "cross_attention_norm": "group_norm",
-    "encoder_hid_dim": 4096,
-    "encoder_hid_dim_type": "text_proj",
-    "mid_block_type": "UNetMidBlock3DSimpleCrossAttn",
-    "out_channels": 6,
-    "resnet_time_scale_shift": "scale_shift",
-}
-_KEYFRAME_UNET: dict[str, Any] = {
-    **_IF_UNET,
-    "sample_size": 64,
-    "in_channels": 3,
-    "block_out_channels": [320, 640, 960, 1280],
-    "cross_attention_dim": 1280,
-    "down_block_types": ["ResnetDownsampleBlock3D"] + 3 * ["SimpleCrossAttnDownBlock3D"],
-    "layers_per_block": 3,
-    "up_block_types": 3 * ["SimpleCrossAttnUpBlock3D"] + ["ResnetUpsampleBlock3D"],
-}
-# The published networks, for state dicts that come without a config.
-PUBLISHED_UNETS: dict[str, dict[str, Any]] = {
-    "base": _KEYFRAME_UNET,
-    "interpolation": {**_KEYFRAME_UNET, "in_channels": 7},
-    "superres": {
-        **_IF_UNET,
-        "sample_size": 256,
-        "in_channels": 6,
-        "block_out_channels": [128, 256, 512, 768, 768],
-        "class_embed_type": "timestep",
-        "cross_attention_dim": 768,
-        "down_block_types": 3 * ["ResnetDownsampleBlock3D"] + 2 * ["SimpleCrossAttnDownBlock3D"],
-        "layers_per_block": [2, 2, 3, 4, 2],
-        "mid_block_scale_factor": 1.4142271248762552,  # close to the square root of 2, as published
-        "resnet_out_scale_factor": 1.4142271248762552,
-        "resnet_skip_time_act": True,
-        "time_embedding_act_fn": "gelu",
-        "time_embedding_dim": 768,
-        "up_block_types": 2 * ["SimpleCrossAttnUpBlock3D"] + 3 * ["ResnetUpsampleBlock3D"],
-    },
-    "refine": {
-        "sample_size": 32,
-        "attention_head_dim": [5, 10, 20, 20],
-        "cross_attention_dim": 1024,
-        "transfromer_in_opt": True,
-        "use_linear_projection": True,
-    },
-}
-
-_LICENCES = {
-    "showlab": "Show-1's weights are published under CC BY-NC 4.0 "
-    "(https://creativecommons.org/licenses/by-nc/4.0/): not for commercial use, and with credit to their authors, "
-    "Zhang et al., Show-1, https://arxiv.org/abs/2309.15818. Its pixel networks began as DeepFloyd IF's.",
-    "if": "DeepFloyd IF's weights are under the DeepFloyd IF License Agreement, which a user accepts on the Hub: "
-    "{page}. It binds what is made of them, this conversion included.",
-    "modelscope": "ModelScope's text-to-video weights, and zeroscope's, which come from them, are published under "
-    "CC BY-NC 4.0 (https://creativecommons.org/licenses/by-nc/4.0/): not for commercial use.",
-}
-
-
-class ConversionError(ValueError):
-    """The source cannot be converted: damaged, incomplete, of the wrong shapes, or not what it says it is."""
-
 
 # --- what the caller gets ----------------------------------------------------------------------------------------
 
@@ -263,98 +204,6 @@ def _check_options(dtype: Any, variant: Any, max_shard_size: Any, stage: Any, wi
     return {"dtype": name, "variant": variant, "max_shard_size": max_shard_size, "without": sorted(without)}
 
 
-# --- where the weights come from ---------------------------------------------------------------------------------
-
-_WEIGHTS = re.compile(
-    r"(?:diffusion_pytorch_model|pytorch_model|model)"
-    r"(?:\.(?P<variant>[a-z]\w*))?(?:-\d{5}-of-\d{5})?(?:\.(?P<old_variant>[a-z]\w*))?\.(?P<format>safetensors|bin)"
-)
-_OTHER_WEIGHTS = (".msgpack", ".h5", ".onnx", ".pt", ".pth", ".ckpt", ".safetensors", ".bin", ".ot")
-
-
-class Origin:
-    """A repository or a folder: what files it has, and the ones that are asked for as local paths.
-
-    Attributes:
-        name: the Hub id, or the folder's name.
-        identity: the commit, or a digest of the folder's file names, sizes and times: what must not change between
-            two calls of one conversion.
-        files: paths inside, sorted.
-    """
-
-    def __init__(self, source: Source, revision: str | None = None):
-        self.source = str(source)
-        self.local = Path(source).is_dir()
-        if self.local:
-            root = Path(source).resolve()
-            self.name = root.name
-            found = sorted(p for p in root.rglob("*") if p.is_file())
-            self.files = [p.relative_to(root).as_posix() for p in found]
-            facts = [
-                (name, stat.st_size, stat.st_mtime_ns) for name, stat in ((n, (root / n).stat()) for n in self.files)
-            ]
-            self.identity = hashlib.sha256(json.dumps([str(root), facts]).encode()).hexdigest()
-            self.root = root
-        else:
-            self.name = self.source
-            self.identity, self.files = _hub_files(self.source, revision)
-
-    def fetch(self, *names: str) -> Path:
-        """Makes sure that files are here; returns the folder that they are relative to."""
-        if self.local:
-            return self.root
-        from huggingface_hub import hf_hub_download
-
-        root = Path()
-        for name in names:
-            path = Path(hf_hub_download(self.source, name, revision=self.identity))
-            root = path.parents[name.count("/")]
-        return root
-
-    def inside(self, folder: str) -> list[str]:
-        """The names of the files directly in `folder` (`""` is the top)."""
-        prefix = f"{folder}/" if folder else ""
-        rest = [name[len(prefix) :] for name in self.files if name.startswith(prefix)]
-        return [name for name in rest if "/" not in name]
-
-    def weights(self, folder: str) -> tuple[str | None, list[str]]:
-        """The variant to read (None for none) and the weight files of a component: safetensors rather than pickles."""
-        found: dict[tuple[bool, bool, str], list[str]] = {}
-        for name in self.inside(folder):
-            if match := _WEIGHTS.fullmatch(name):
-                variant = match["variant"] or match["old_variant"] or ""
-                key = (variant != "", match["format"] == "bin", variant)
-                found.setdefault(key, []).append(name)
-        if not found:
-            raise ConversionError(f"{self.name} has no weights in {folder or 'its top folder'}.")
-        best = min(found)
-        names = sorted(found[best])
-        for name in names:
-            if match := re.search(r"-\d{5}-of-(\d{5})\.", name):
-                if len(names) != int(match[1]):
-                    raise ConversionError(f"{self.name} has {len(names)} of {int(match[1])} shards of {folder}.")
-                break
-        return best[2] or None, names
-
-
-def _hub_files(repo_id: str, revision: str | None) -> tuple[str, list[str]]:
-    """The commit that a revision names, and the files in it; from the cache where the Hub cannot be reached."""
-    from huggingface_hub import HfApi, get_cached_repo_tree
-    from huggingface_hub.errors import CachedRepoTreeNotFoundError, HfHubHTTPError
-
-    try:
-        info = HfApi().model_info(repo_id, revision=revision)
-        return info.sha or "", sorted(sibling.rfilename for sibling in info.siblings or [])
-    except HfHubHTTPError:
-        raise
-    except Exception:  # no connection, of whatever kind, or offline by request
-        commit = find_index(repo_id, revision).parent.name
-        try:
-            return commit, sorted(f.path for f in get_cached_repo_tree(repo_id, revision=commit))
-        except CachedRepoTreeNotFoundError as error:
-            raise OSError(f"{repo_id} is not in the cache as a whole, and the Hub cannot be reached") from error
-
-
 # --- the plan ----------------------------------------------------------------------------------------------------
 
 
@@ -452,7 +301,7 @@ def _plan_stage(origin: Origin, family: str, stage: str, without: list[str]) -> 
     components: dict[str, Any] = {**names, **{part.name: list(part.entry) for part in parts}}
     made = _index(STAGE_CLASSES[stage], **components)
     words = f"the {stage} stage, from {origin.name}"
-    return Plan(words, parts, made, dropped, [origin], _licence_of(origin, family))
+    return Plan(words, parts, made, dropped, [origin], licence_of(origin, family))
 
 
 def _stage_parts(origin: Origin, family: str, stage: str, without: Sequence[str]) -> tuple[list[Part], list[str]]:
@@ -531,7 +380,7 @@ def _plan_cascade(sources: Mapping[str, Source], without: list[str]) -> Plan:
                 family = "image" if stage == "first_frame" else kind.name
                 parts.append(dataclasses.replace(_part(origin, name, entry, family, stage), name=own))
         origins.append(origin)
-        licences.append(_licence_of(origin, kind.name))
+        licences.append(licence_of(origin, kind.name))
     made = _cascade_index(parts, None)
     names = ", ".join(o.name for o in origins if isinstance(o, Origin))
     return Plan(f"a cascade, from {names}", parts, made, dropped, origins, "\n\n".join(dict.fromkeys(licences)))
@@ -551,7 +400,7 @@ def _plan_saved_cascade(origin: Origin, without: list[str]) -> Plan:
         else:
             parts.append(_part(origin, name, entry, "stage", ""))
     made = _cascade_index(parts, _read_index(origin).get("stage_defaults"))
-    return Plan(f"a cascade, from {origin.name}", parts, made, dropped, [origin], _licence_of(origin, "cascade"))
+    return Plan(f"a cascade, from {origin.name}", parts, made, dropped, [origin], licence_of(origin, "cascade"))
 
 
 def _components(origin: Origin) -> list[tuple[str, list[str]]]:
@@ -598,7 +447,7 @@ def _plan_network(origin: Origin, stage: str | None) -> Plan:
     else:
         allowed = ", ".join(("UNet2DConditionModel", *_VIDEO_UNETS))
         raise ValueError(f"`source` must hold one of {allowed}, got {origin.source!r}, which holds a {name}.")
-    return Plan(f"a network, from {origin.name}", [part], None, [], [origin], _licence_of(origin, family))
+    return Plan(f"a network, from {origin.name}", [part], None, [], [origin], licence_of(origin, family))
 
 
 def _plan_file(path: Path, config: Any) -> Plan:
@@ -618,464 +467,7 @@ def _plan_file(path: Path, config: Any) -> Plan:
     elif isinstance(config, str):
         config = PUBLISHED_UNETS[config]
     part = FilePart("", NETWORK, path, config)
-    return Plan(f"a network, from {path.name}", [part], None, [], [path], _NO_LICENCE)
-
-
-# --- licences ----------------------------------------------------------------------------------------------------
-
-_NO_LICENCE = "The source came without a licence that could be read: its terms, whatever they are, still hold."
-
-
-def _licence_of(origin: Origin, family: str) -> str:
-    """What the weights are under, as well as the source says."""
-    where = f"Converted from {origin.name}" + ("." if origin.local else f" (commit {origin.identity}).")
-    if family == "published":
-        return f"{where} {_LICENCES['showlab']}"
-    if family == "if":
-        page = licence_page(origin.name) if not origin.local else "https://huggingface.co/DeepFloyd/IF-I-XL-v1.0"
-        return f"{where} {_LICENCES['if'].format(page=page)}"
-    if family == "modelscope":
-        return f"{where} {_LICENCES['modelscope']}"
-    named = None
-    if "README.md" in origin.files:
-        text = (origin.fetch("README.md") / "README.md").read_text(encoding="utf-8", errors="replace")
-        match = re.match(r"---\n(?:.*\n)*?license: *(\S+)", text)
-        named = match[1] if match else None
-    return f"{where} Its card names the licence {named}." if named else f"{where} {_NO_LICENCE}"
-
-
-# --- parts -------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass
-class Part:
-    """One component of the output: `name` is its folder (`""`: the top), `entry` its line of the index."""
-
-    name: str
-    entry: tuple[str, str]
-
-    @property
-    def label(self) -> str:
-        return self.name or "network"
-
-    def describe(self) -> str:
-        raise NotImplementedError
-
-    def write(self, folder: Path, options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        """Writes the component into an empty folder and verifies it; returns facts and what is dropped."""
-        raise NotImplementedError
-
-
-@dataclasses.dataclass
-class FilesPart(Part):
-    """A component without weights, copied: a tokenizer."""
-
-    origin: Origin
-    folder: str
-
-    def describe(self) -> str:
-        return f"copying from {self.origin.name}"
-
-    def write(self, folder: Path, options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        names = [n for n in self.origin.inside(self.folder) if not n.startswith(".")]
-        if not names:
-            raise ConversionError(f"{self.origin.name} has no files in {self.folder}.")
-        paths = [f"{self.folder}/{name}" for name in names]
-        root = self.origin.fetch(*paths)
-        for name, path in zip(names, paths, strict=True):
-            shutil.copyfile(root / path, folder / name)
-            if not filecmp.cmp(root / path, folder / name, shallow=False):
-                raise OSError(f"{name} of {self.folder} was not written as it was read.")
-        return {"files": len(names)}, []
-
-
-@dataclasses.dataclass
-class SchedulerPart(FilesPart):
-    """A scheduler's config, in strict JSON: a published `-Infinity` is the default and goes."""
-
-    def write(self, folder: Path, options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        import diffusers
-
-        path = f"{self.folder}/scheduler_config.json"
-        if path not in self.origin.files:
-            raise ConversionError(f"{self.origin.name} has no {path}.")
-        root = self.origin.fetch(path)
-        config = json.loads((root / path).read_text(encoding="utf-8"))
-        infinite = [k for k, v in config.items() if isinstance(v, float) and not math.isfinite(v)]
-        kept = {key: value for key, value in config.items() if key not in infinite}
-        text = json.dumps(kept, indent=2, sort_keys=True, allow_nan=False) + "\n"
-        (folder / "scheduler_config.json").write_text(text, encoding="utf-8")
-        scheduler = getattr(diffusers, self.entry[1])
-        before, after = (dict(scheduler.from_pretrained(where).config) for where in (root / self.folder, folder))
-        lost = [key for key in infinite if before[key] != after.get(key)]
-        if lost:
-            raise ConversionError(f"{path} has {lost[0]}={config[lost[0]]}, which JSON cannot say.")
-        return {"files": 1}, [f"{self.name} {key}: {config[key]} is no JSON, and the default" for key in infinite]
-
-
-@dataclasses.dataclass
-class ModelPart(Part):
-    """A network or an encoder, read by its class and written again."""
-
-    origin: Origin
-    folder: str
-
-    def describe(self) -> str:
-        return f"converting from {self.origin.name}"
-
-    def load(self, raw: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Any:
-        return _load(self.model_class(), self.root / self.folder, dtype, *self.origin.weights(self.folder))
-
-    def model_class(self) -> Any:
-        return _class(*self.entry)
-
-    def read(self) -> dict[str, torch.Tensor]:
-        """The stored tensors, by their stored names."""
-        _, weights = self.origin.weights(self.folder)
-        prefix = f"{self.folder}/" if self.folder else ""
-        small = [n for n in self.origin.inside(self.folder) if n.endswith(".json")]
-        if "config.json" not in small:
-            raise ConversionError(f"{self.origin.name} has no {prefix}config.json.")
-        # fetching the config last makes its folder, the component's, the one that `fetch` returns
-        self.root = self.origin.fetch(*[prefix + name for name in [*weights, *small]])
-        return read_tensors(*(self.root / prefix / name for name in weights))
-
-    def write(self, folder: Path, options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        import torch
-
-        raw = self.read()
-        model_class = self.model_class()
-        dtype = getattr(torch, options["dtype"]) if options["dtype"] else _stored_dtype(raw, model_class)
-        model = self.load(raw, dtype)
-        compared, unused = self.compare(raw, model)
-        dropped = [f"{self.label} {name}: the network has no such parameter" for name in unused]
-        _save(model, folder, options["max_shard_size"], None)
-        written = _fingerprint(model)
-        del model, raw
-        _verify(model_class, folder, dtype, None, written)
-        facts: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch."), "tensors": len(written)}
-        facts |= {"compared": compared, "files": len(list(folder.glob("*.safetensors")))}
-        if options["variant"] and VARIANTS[options["variant"]] == facts["dtype"]:
-            dropped.append(f"{self.label} variant {options['variant']}: the weights are {facts['dtype']} as they are")
-        elif options["variant"]:
-            kind = getattr(torch, VARIANTS[options["variant"]])
-            model = _load(model_class, folder, kind, None)
-            _check_finite(model, options["variant"], self.label)
-            _save(model, folder, options["max_shard_size"], options["variant"])
-            written = _fingerprint(model)
-            del model
-            _verify(model_class, folder, kind, options["variant"], written)
-            facts["variant"] = options["variant"]
-        return facts, dropped
-
-    def compare(self, raw: Mapping[str, torch.Tensor], model: Any) -> tuple[int, list[str]]:
-        """Checks the model in memory against the stored tensors; returns how many are equal, and the stored rest."""
-        state = model.state_dict()
-        unused = []
-        compared = 0
-        for stored, value in raw.items():
-            name = next((n for n in _modern_names(stored) if n in state), None)
-            if name is None:
-                unused.append(stored)
-                continue
-            expected = value.to(state[name].dtype).reshape(state[name].shape)
-            if not _same_bits(expected, state[name]):
-                raise ConversionError(f"{self.label}: {stored} was read with other values than the file holds.")
-            if expected.is_floating_point() and expected.dtype != value.dtype:
-                _check_cast(stored, value, expected, self.label)
-            compared += 1
-        return compared, unused
-
-
-@dataclasses.dataclass
-class InflatedPart(ModelPart):
-    """An image UNet, made a video UNet: its weights become the spatial layers, new temporal layers the identity."""
-
-    in_channels: int | None = None
-
-    def describe(self) -> str:
-        return f"inflating the image network of {self.origin.name}"
-
-    def load(self, raw: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Any:
-        import torch
-        from diffusers import UNet2DConditionModel
-
-        from ..models import Show1UNet3DConditionModel
-
-        image = _load(UNet2DConditionModel, self.root / self.folder, dtype, *self.origin.weights(self.folder))
-        overrides = {} if self.in_channels is None else {"in_channels": self.in_channels}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # the temporal layers' inner weights are new: the same in every conversion
-            try:
-                return Show1UNet3DConditionModel.from_2d(image, **overrides)
-            except ValueError as error:
-                raise ConversionError(f"{self.origin.name}: {error}") from error
-
-    def compare(self, raw: Mapping[str, torch.Tensor], model: Any) -> tuple[int, list[str]]:
-        import torch.nn.functional as F
-
-        weight = raw.get("conv_in.weight")
-        extra = model.conv_in.weight.shape[1] - (weight.shape[1] if weight is not None else 0)
-        if weight is not None and extra > 0:  # new input channels start at zero
-            raw = {**raw, "conv_in.weight": F.pad(weight, (0, 0, 0, 0, 0, extra))}
-        return super().compare(raw, model)
-
-
-@dataclasses.dataclass
-class FilePart(ModelPart):
-    """A network from a state dict in one file."""
-
-    origin: Path  # type: ignore[assignment]
-    folder: Any  # the config: a dict, or None to find the published one that fits
-
-    def describe(self) -> str:
-        return f"converting {self.origin.name}"
-
-    def read(self) -> dict[str, torch.Tensor]:
-        self.state, self.left = find_state_dict(read_any(self.origin), self.origin.name)
-        return self.state
-
-    def load(self, raw: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Any:
-        import torch
-
-        from ..models import Show1UNet3DConditionModel
-
-        config = self.folder if self.folder is not None else _fitting_config(raw, self.origin.name)
-        with torch.device("meta"):
-            model = Show1UNet3DConditionModel.from_config(dict(config))
-        expected = model.state_dict()
-        missing = [name for name in expected if name not in raw]
-        if missing:
-            raise ConversionError(
-                f"{self.origin.name} lacks {len(missing)} of the {len(expected)} parameters of the network that "
-                f"`config` describes, the first is {missing[0]}."
-            )
-        for name, value in expected.items():
-            if value.shape != raw[name].shape:
-                raise ConversionError(
-                    f"{self.origin.name} has {name} of shape {tuple(raw[name].shape)}, and `config` describes "
-                    f"{tuple(value.shape)}."
-                )
-        state = {name: raw[name].to(dtype) if raw[name].is_floating_point() else raw[name] for name in expected}
-        model.load_state_dict(state, assign=True)
-        return model.eval()
-
-    def compare(self, raw: Mapping[str, torch.Tensor], model: Any) -> tuple[int, list[str]]:
-        compared, unused = super().compare(raw, model)
-        return compared, [*unused, *self.left]
-
-
-# --- tensors -----------------------------------------------------------------------------------------------------
-
-
-def read_any(path: Path) -> Any:
-    """The content of a `.safetensors` file or a pickle: tensors, and plain containers of them.
-
-    Raises:
-        ConversionError: the file is damaged, or a pickle that would run code.
-    """
-    import pickle
-
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # not a zip archive: the format before torch 1.6, which cannot be mapped
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        refused = refused_pickle(error) or "it is damaged, or no weights"
-        raise ConversionError(f"{path.name} is refused: {refused}.") from error
-
-
-def read_tensors(*paths: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a component's weight files, by their stored names."""
-    import torch
-
-    tensors: dict[str, torch.Tensor] = {}
-    for path in paths:
-        content = read_any(path)
-        if not isinstance(content, dict) or not all(isinstance(v, torch.Tensor) for v in content.values()):
-            raise ConversionError(f"{path.name} is refused: it holds other things than a state dict.")
-        tensors.update(content)
-    return tensors
-
-
-_PREFIXES = ("module.", "_orig_mod.", "unet.", "model.", "model.diffusion_model.")
-
-
-def find_state_dict(content: Any, name: str) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The network's state dict in what a checkpoint holds, without prefixes, and the names of all else.
-
-    Raises:
-        ConversionError: there is none.
-    """
-    import torch
-
-    candidates: list[tuple[str, dict[str, Any]]] = []
-
-    def walk(path: str, value: Any, depth: int) -> None:
-        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-            candidates.append((path, value))
-            if depth:
-                for key, inner in value.items():
-                    walk(f"{path}{key}.", inner, depth - 1)
-
-    walk("", content, 2)
-    for path, value in candidates:
-        tensors = {key: inner for key, inner in value.items() if isinstance(inner, torch.Tensor)}
-        for prefix in _all_prefixes(tensors):
-            if f"{prefix}conv_in.weight" in tensors:
-                mine = {key[len(prefix) :]: inner for key, inner in tensors.items() if key.startswith(prefix)}
-                rest = [path + key for key in value if key not in tensors or not key.startswith(prefix)]
-                if path:
-                    top = path.split(".")[0]
-                    rest += [key for key in content if key != top]
-                return mine, rest
-        if any(".input_blocks." in f".{key}" for key in tensors):
-            raise ConversionError(
-                f"{name} has parameter names of a code older than diffusers (input_blocks...). Convert the same model "
-                "from its repository in diffusers' format."
-            )
-    raise ConversionError(f"{name} holds no network of Show-1: there is no conv_in.weight in it.")
-
-
-def _all_prefixes(tensors: Mapping[str, Any]) -> list[str]:
-    """ "", and combinations of the usual prefixes that some name has."""
-    found = {key[: -len("conv_in.weight")] for key in tensors if key.endswith("conv_in.weight")}
-    return sorted(p for p in found if re.fullmatch("(?:" + "|".join(map(re.escape, _PREFIXES)) + ")*", p))
-
-
-def _fitting_config(raw: Mapping[str, torch.Tensor], name: str) -> dict[str, Any]:
-    """The published network whose first convolution fits."""
-    out_channels, in_channels = raw["conv_in.weight"].shape[:2]
-    for config in PUBLISHED_UNETS.values():
-        first = config.get("block_out_channels", [320])[0]
-        if (first, config.get("in_channels", 4)) == (out_channels, in_channels):
-            return config
-    raise ConversionError(
-        f"{name} is none of the published networks: its first convolution is {in_channels} to {out_channels} "
-        "channels. Its `config` is needed."
-    )
-
-
-def _modern_names(stored: str) -> list[str]:
-    """The names that a stored parameter may have in today's classes, likeliest first."""
-    names = [stored, f"text_model.{stored}", stored.removeprefix("text_model.")]
-    older = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-    return names + [stored.replace(old, new) for old, new in older.items() if old in stored]
-
-
-def _class(library: str, name: str) -> Any:
-    import importlib
-
-    return getattr(importlib.import_module(library), name)
-
-
-def _stored_dtype(raw: Mapping[str, torch.Tensor], model_class: Any) -> torch.dtype:
-    """The number format that loses nothing: the stored one, or of a mixture the widest.
-
-    A mixture that the class itself makes of the narrower one stays (T5 in half precision has some layers in float32).
-    """
-    import torch
-
-    kinds = sorted({v.dtype for v in raw.values() if v.is_floating_point()}, key=lambda kind: kind.itemsize)
-    if len(kinds) == 2 and kinds[0] == torch.float16 and kinds[1] == torch.float32:
-        kept = getattr(model_class, "_keep_in_fp32_modules", None) or ()
-        wide = [name for name, v in raw.items() if v.dtype == torch.float32]
-        if all(any(part in kept for part in name.split(".")) for name in wide):
-            return kinds[0]
-    return kinds[-1] if kinds and len({k.itemsize for k in kinds}) == len(kinds) else torch.float32
-
-
-def _load(
-    model_class: Any, folder: Path, dtype: torch.dtype, variant: str | None, weights: Sequence[str] = (".safetensors",)
-) -> Any:
-    """`from_pretrained` on a folder, with missing parameters and other shapes an error instead of a warning."""
-    from diffusers.utils import logging
-
-    logger = logging.get_logger("diffusers.models.modeling_utils")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # unused parameters are in the report
-    try:
-        model, info = model_class.from_pretrained(
-            folder,
-            dtype=dtype,
-            variant=variant,
-            use_safetensors=weights[0].endswith(".safetensors"),
-            output_loading_info=True,
-        )
-    except (RuntimeError, OSError, ValueError) as error:
-        raise ConversionError(f"{folder.name}: {' '.join(str(error).split())}") from error
-    finally:
-        logger.setLevel(level)
-    missing = sorted(info["missing_keys"])
-    if missing or info["mismatched_keys"]:
-        first = missing[0] if missing else str(sorted(info["mismatched_keys"])[0])
-        count = len(missing) + len(info["mismatched_keys"])
-        raise ConversionError(
-            f"{folder.name}: {count} parameters are missing or of another shape, the first is {first}."
-        )
-    return model.eval()
-
-
-def _save(model: Any, folder: Path, max_shard_size: int | str, variant: str | None) -> None:
-    # a transformers model keeps the name of the file that it was read from out of its config, a diffusers one does not
-    if hasattr(model, "register_to_config"):
-        model._internal_dict = type(model._internal_dict)(
-            {k: v for k, v in model._internal_dict.items() if k != "_name_or_path"}
-        )
-    model.save_pretrained(folder, max_shard_size=max_shard_size, variant=variant)
-
-
-def _verify(
-    model_class: Any,
-    folder: Path,
-    dtype: torch.dtype,
-    variant: str | None,
-    expected: Mapping[str, tuple[list[int], str, str]],
-) -> None:
-    """Reads what was written, and compares names, shapes, number formats and bits."""
-    found = _fingerprint(_load(model_class, folder, dtype, variant))
-    if found != expected:
-        wrong = sorted(set(found) ^ set(expected)) or [name for name in expected if found[name] != expected[name]]
-        raise OSError(f"{folder.name}: {wrong[0]} was not written as it was read.")
-
-
-def _fingerprint(model: Any) -> dict[str, tuple[list[int], str, str]]:
-    """Shape, number format and digest of the bits, of each parameter and buffer of the state dict."""
-    import torch
-
-    prints = {}
-    for name, value in model.state_dict().items():
-        bits = value.detach().contiguous().reshape(-1).view(torch.uint8)
-        prints[name] = (list(value.shape), str(value.dtype), hashlib.blake2b(bits.numpy().data).hexdigest())
-    return prints
-
-
-def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    import torch
-
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    return torch.equal(*(t.detach().contiguous().reshape(-1).view(torch.uint8) for t in (a, b)))
-
-
-def _check_cast(name: str, value: torch.Tensor, cast: torch.Tensor, label: str) -> None:
-    if bool(value.isfinite().all()) and not bool(cast.isfinite().all()):
-        raise ConversionError(
-            f"{label}: {name} has values that do not fit into {str(cast.dtype).removeprefix('torch.')}."
-        )
-
-
-def _check_finite(model: Any, variant: str, label: str) -> None:
-    for name, value in model.state_dict().items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise ConversionError(f"{label}: {name} has values that do not fit into the variant {variant}.")
+    return Plan(f"a network, from {path.name}", [part], None, [], [path], NO_LICENCE)
 
 
 # --- the account of a conversion ---------------------------------------------------------------------------------

@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One component of a conversion: how it is read, made into what our classes hold, written and verified."""
+
+from __future__ import annotations
+
+import dataclasses
+import filecmp
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+
+from ..models import Show1UNet3DConditionModel
+from .origin import Origin
+from .weights import (
+    ConversionError,
+    check_cast,
+    check_finite,
+    class_named,
+    find_state_dict,
+    fingerprint,
+    load_model,
+    modern_names,
+    read_any,
+    read_tensors,
+    same_bits,
+    save_model,
+    stored_dtype,
+    verify,
+)
+
+
+VARIANTS = {"fp16": "float16", "bf16": "bfloat16"}
+
+_IF_UNET: dict[str, Any] = {
+    "act_fn": "gelu",
+    "addition_embed_type": "text",
+    "attention_head_dim": 64,
+    "cross_attention_norm": "group_norm",
+    "encoder_hid_dim": 4096,
+    "encoder_hid_dim_type": "text_proj",
+    "mid_block_type": "UNetMidBlock3DSimpleCrossAttn",
+    "out_channels": 6,
+    "resnet_time_scale_shift": "scale_shift",
+}
+_KEYFRAME_UNET: dict[str, Any] = {
+    **_IF_UNET,
+    "sample_size": 64,
+    "in_channels": 3,
+    "block_out_channels": [320, 640, 960, 1280],
+    "cross_attention_dim": 1280,
+    "down_block_types": ["ResnetDownsampleBlock3D"] + 3 * ["SimpleCrossAttnDownBlock3D"],
+    "layers_per_block": 3,
+    "up_block_types": 3 * ["SimpleCrossAttnUpBlock3D"] + ["ResnetUpsampleBlock3D"],
+}
+# The published networks, for state dicts that come without a config.
+PUBLISHED_UNETS: dict[str, dict[str, Any]] = {
+    "base": _KEYFRAME_UNET,
+    "interpolation": {**_KEYFRAME_UNET, "in_channels": 7},
+    "superres": {
+        **_IF_UNET,
+        "sample_size": 256,
+        "in_channels": 6,
+        "block_out_channels": [128, 256, 512, 768, 768],
+        "class_embed_type": "timestep",
+        "cross_attention_dim": 768,
+        "down_block_types": 3 * ["ResnetDownsampleBlock3D"] + 2 * ["SimpleCrossAttnDownBlock3D"],
+        "layers_per_block": [2, 2, 3, 4, 2],
+        "mid_block_scale_factor": 1.4142271248762552,  # close to the square root of 2, as published
+        "resnet_out_scale_factor": 1.4142271248762552,
+        "resnet_skip_time_act": True,
+        "time_embedding_act_fn": "gelu",
+        "time_embedding_dim": 768,
+        "up_block_types": 2 * ["SimpleCrossAttnUpBlock3D"] + 3 * ["ResnetUpsampleBlock3D"],
+    },
+    "refine": {
+        "sample_size": 32,
+        "attention_head_dim": [5, 10, 20, 20],
+        "cross_attention_dim": 1024,
+        "transfromer_in_opt": True,
+        "use_linear_projection": True,
+    },
+}
+
+
+@dataclasses.dataclass
+class Part:
+    """One component of the output: `name` is its folder (`""`: the top), `entry` its line of the index."""
+
+    name: str
+    entry: tuple[str, str]
+
+    @property
+    def label(self) -> str:
+        return self.name or "network"
+
+    def describe(self) -> str:
+        raise NotImplementedError
+
+    def write(self, folder: Path, options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """Writes the component into an empty folder and verifies it; returns facts and what is dropped."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass
+class FilesPart(Part):
+    """A component without weights, copied: a tokenizer."""
+
+    origin: Origin
+    folder: str
+
+    def describe(self) -> str:
+        return f"copying from {self.origin.name}"
+
+    def write(self, folder: Path, options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        names = [n for n in self.origin.inside(self.folder) if not n.startswith(".")]
+        if not names:
+            raise ConversionError(f"{self.origin.name} has no files in {self.folder}.")
+        paths = [f"{self.folder}/{name}" for name in names]
+        root = self.origin.fetch(*paths)
+        for name, path in zip(names, paths, strict=True):
+            shutil.copyfile(root / path, folder / name)
+            if not filecmp.cmp(root / path, folder / name, shallow=False):
+                raise OSError(f"{name} of {self.folder} was not written as it was read.")
+        return {"files": len(names)}, []
+
+
+@dataclasses.dataclass
+class SchedulerPart(FilesPart):
+    """A scheduler's config, in strict JSON: a published `-Infinity` is the default and goes."""
+
+    def write(self, folder: Path, options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        path = f"{self.folder}/scheduler_config.json"
+        if path not in self.origin.files:
+            raise ConversionError(f"{self.origin.name} has no {path}.")
+        root = self.origin.fetch(path)
+        config = json.loads((root / path).read_text(encoding="utf-8"))
+        infinite = [k for k, v in config.items() if isinstance(v, float) and not math.isfinite(v)]
+        kept = {key: value for key, value in config.items() if key not in infinite}
+        text = json.dumps(kept, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        (folder / "scheduler_config.json").write_text(text, encoding="utf-8")
+        scheduler = getattr(diffusers, self.entry[1])
+        before, after = (dict(scheduler.from_pretrained(where).config) for where in (root / self.folder, folder))
+        lost = [key for key in infinite if before[key] != after.get(key)]
+        if lost:
+            raise ConversionError(f"{path} has {lost[0]}={config[lost[0]]}, which JSON cannot say.")
+        return {"files": 1}, [f"{self.name} {key}: {config[key]} is no JSON, and the default" for key in infinite]
+
+
+@dataclasses.dataclass
+class ModelPart(Part):
+    """A network or an encoder, read by its class and written again."""
+
+    origin: Origin
+    folder: str
+
+    def describe(self) -> str:
+        return f"converting from {self.origin.name}"
+
+    def load(self, raw: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Any:
+        return load_model(self.model_class(), self.root / self.folder, dtype, *self.origin.weights(self.folder))
+
+    def model_class(self) -> Any:
+        return class_named(*self.entry)
+
+    def read(self) -> dict[str, torch.Tensor]:
+        """The stored tensors, by their stored names."""
+        _, weights = self.origin.weights(self.folder)
+        prefix = f"{self.folder}/" if self.folder else ""
+        small = [n for n in self.origin.inside(self.folder) if n.endswith(".json")]
+        if "config.json" not in small:
+            raise ConversionError(f"{self.origin.name} has no {prefix}config.json.")
+        # fetching the config last makes its folder, the component's, the one that `fetch` returns
+        self.root = self.origin.fetch(*[prefix + name for name in [*weights, *small]])
+        return read_tensors(*(self.root / prefix / name for name in weights))
+
+    def write(self, folder: Path, options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        raw = self.read()
+        model_class = self.model_class()
+        dtype = getattr(torch, options["dtype"]) if options["dtype"] else stored_dtype(raw, model_class)
+        model = self.load(raw, dtype)
+        compared, unused = self.compare(raw, model)
+        dropped = [f"{self.label} {name}: the network has no such parameter" for name in unused]
+        save_model(model, folder, options["max_shard_size"], None)
+        written = fingerprint(model)
+        del model, raw
+        verify(model_class, folder, dtype, None, written)
+        facts: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch."), "tensors": len(written)}
+        facts |= {"compared": compared, "files": len(list(folder.glob("*.safetensors")))}
+        if options["variant"] and VARIANTS[options["variant"]] == facts["dtype"]:
+            dropped.append(f"{self.label} variant {options['variant']}: the weights are {facts['dtype']} as they are")
+        elif options["variant"]:
+            kind = getattr(torch, VARIANTS[options["variant"]])
+            model = load_model(model_class, folder, kind, None)
+            check_finite(model, options["variant"], self.label)
+            save_model(model, folder, options["max_shard_size"], options["variant"])
+            written = fingerprint(model)
+            del model
+            verify(model_class, folder, kind, options["variant"], written)
+            facts["variant"] = options["variant"]
+        return facts, dropped
+
+    def compare(self, raw: Mapping[str, torch.Tensor], model: Any) -> tuple[int, list[str]]:
+        """Checks the model in memory against the stored tensors; returns how many are equal, and the stored rest."""
+        state = model.state_dict()
+        unused = []
+        compared = 0
+        for stored, value in raw.items():
+            name = next((n for n in modern_names(stored) if n in state), None)
+            if name is None:
+                unused.append(stored)
+                continue
+            expected = value.to(state[name].dtype).reshape(state[name].shape)
+            if not same_bits(expected, state[name]):
+                raise ConversionError(f"{self.label}: {stored} was read with other values than the file holds.")
+            if expected.is_floating_point() and expected.dtype != value.dtype:
+                check_cast(stored, value, expected, self.label)
+            compared += 1
+        return compared, unused
+
+
+@dataclasses.dataclass
+class InflatedPart(ModelPart):
+    """An image UNet, made a video UNet: its weights become the spatial layers, new temporal layers the identity."""
+
+    in_channels: int | None = None
+
+    def describe(self) -> str:
+        return f"inflating the image network of {self.origin.name}"
+
+    def load(self, raw: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Any:
+        image = load_model(UNet2DConditionModel, self.root / self.folder, dtype, *self.origin.weights(self.folder))
+        overrides = {} if self.in_channels is None else {"in_channels": self.in_channels}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the temporal layers' inner weights are new: the same in every conversion
+            try:
+                return Show1UNet3DConditionModel.from_2d(image, **overrides)
+            except ValueError as error:
+                raise ConversionError(f"{self.origin.name}: {error}") from error
+
+    def compare(self, raw: Mapping[str, torch.Tensor], model: Any) -> tuple[int, list[str]]:
+        weight = raw.get("conv_in.weight")
+        extra = model.conv_in.weight.shape[1] - (weight.shape[1] if weight is not None else 0)
+        if weight is not None and extra > 0:  # new input channels start at zero
+            raw = {**raw, "conv_in.weight": F.pad(weight, (0, 0, 0, 0, 0, extra))}
+        return super().compare(raw, model)
+
+
+@dataclasses.dataclass
+class FilePart(ModelPart):
+    """A network from a state dict in one file."""
+
+    origin: Path  # type: ignore[assignment]
+    folder: Any  # the config: a dict, or None to find the published one that fits
+
+    def describe(self) -> str:
+        return f"converting {self.origin.name}"
+
+    def read(self) -> dict[str, torch.Tensor]:
+        self.state, self.left = find_state_dict(read_any(self.origin), self.origin.name)
+        return self.state
+
+    def load(self, raw: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Any:
+        config = self.folder if self.folder is not None else fitting_config(raw, self.origin.name)
+        with torch.device("meta"):
+            model = Show1UNet3DConditionModel.from_config(dict(config))
+        expected = model.state_dict()
+        missing = [name for name in expected if name not in raw]
+        if missing:
+            raise ConversionError(
+                f"{self.origin.name} lacks {len(missing)} of the {len(expected)} parameters of the network that "
+                f"`config` describes, the first is {missing[0]}."
+            )
+        for name, value in expected.items():
+            if value.shape != raw[name].shape:
+                raise ConversionError(
+                    f"{self.origin.name} has {name} of shape {tuple(raw[name].shape)}, and `config` describes "
+                    f"{tuple(value.shape)}."
+                )
+        state = {name: raw[name].to(dtype) if raw[name].is_floating_point() else raw[name] for name in expected}
+        model.load_state_dict(state, assign=True)
+        return model.eval()
+
+    def compare(self, raw: Mapping[str, torch.Tensor], model: Any) -> tuple[int, list[str]]:
+        compared, unused = super().compare(raw, model)
+        return compared, [*unused, *self.left]
+
+
+def fitting_config(raw: Mapping[str, torch.Tensor], name: str) -> dict[str, Any]:
+    """The published network whose first convolution fits."""
+    out_channels, in_channels = raw["conv_in.weight"].shape[:2]
+    for config in PUBLISHED_UNETS.values():
+        first = config.get("block_out_channels", [320])[0]
+        if (first, config.get("in_channels", 4)) == (out_channels, in_channels):
+            return config
+    raise ConversionError(
+        f"{name} is none of the published networks: its first convolution is {in_channels} to {out_channels} "
+        "channels. Its `config` is needed."
+    )
