@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffusers_show1.evaluation import read_clip, score_clips, score_readings, to_scoring_size
-from diffusers_show1.evaluation.metrics import mse, psnr
+from diffusers_show1.evaluation.metrics import flicker, mse, psnr
 from diffusers_show1.tiny import world
 
 
@@ -69,3 +69,11 @@ def test_psnr_is_of_the_pooled_error():
     assert mse(frames, truth) == pytest.approx(0.02)
     assert psnr(frames, truth) == pytest.approx(16.9897, abs=1e-3)
     assert mse(torch.tensor([1.5]), torch.tensor([1.0])) == 0
+
+
+def test_flicker_counts_what_comes_and_goes():
+    ramp = torch.linspace(0, 1, 9).view(9, 1, 1, 1).expand(-1, 3, 4, 4)
+    assert flicker(ramp) == pytest.approx(0, abs=1e-6)
+    blinking = torch.tensor([0.0, 0.2] * 4).view(8, 1, 1, 1).expand(-1, 3, 4, 4)
+    assert flicker(blinking) == pytest.approx(0.2)
+    assert flicker(torch.stack([ramp[:8], blinking])) == pytest.approx(0.1)

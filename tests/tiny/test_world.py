@@ -62,6 +62,9 @@ def test_held_out_prompts_are_stable_and_different():
     assert prompts != world.held_out_prompts(96, seed=1)
     combos = {(a.colour, a.shape, a.motion, a.background) for a in map(world.parse_caption, prompts)}
     assert len(combos) == 96
+    more = world.held_out_prompts(192)  # more than there are combinations: some in another size
+    assert len(set(more)) == 192
+    assert all(world.is_held_out(world.parse_caption(prompt)) for prompt in more)
     assert all(world.is_held_out(world.parse_caption(prompt)) for prompt in prompts)
 
 

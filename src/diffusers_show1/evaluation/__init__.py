@@ -1,22 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluation: the scorer of the synthetic world, pixel metrics, and the protocol of the tiny cascade."""
 
-from .metrics import mse, psnr
-from .protocol import Baseline, evaluate_interpolation, evaluate_keyframes, evaluate_refinement, evaluate_superres
+from .metrics import flicker, mse, psnr
+from .protocol import (
+    Baseline,
+    CascadeReport,
+    evaluate_interpolation,
+    evaluate_keyframes,
+    evaluate_refinement,
+    evaluate_superres,
+    make_video,
+    report_videos,
+)
 from .scorer import Reading, Score, read_clip, score_clips, score_readings, to_scoring_size
 
 
 __all__ = [
     "Baseline",
+    "CascadeReport",
     "Reading",
     "Score",
     "evaluate_interpolation",
     "evaluate_keyframes",
     "evaluate_refinement",
     "evaluate_superres",
+    "flicker",
+    "make_video",
     "mse",
     "psnr",
     "read_clip",
+    "report_videos",
     "score_clips",
     "score_readings",
     "to_scoring_size",

@@ -5,6 +5,7 @@ Each function drives a stage of a cascade pipeline exactly as the cascade does, 
 fixed seed. Truth comes from the synthetic world. All videos here are (b, f, 3, h, w) in [0, 1].
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,16 +14,20 @@ import torch.nn.functional as F
 
 from ..cascades import Show1CascadePipeline
 from ..tiny import world
-from .metrics import psnr
-from .scorer import Score, score_clips
+from .metrics import flicker, psnr
+from .scorer import Score, score_clips, to_scoring_size
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """PSNR in dB of a stage and of the trivial thing it has to beat, on the same frames."""
+    """PSNR in dB of a stage and of the trivial thing it has to beat, on the same frames.
+
+    `flicker` is the stage's temporal flicker as a multiple of the truth's.
+    """
 
     stage: float
     trivial: float
+    flicker: float
 
     @property
     def gain(self) -> float:
@@ -30,7 +35,8 @@ class Baseline:
         return self.stage - self.trivial
 
     def __str__(self) -> str:
-        return f"{self.stage:.2f} dB against {self.trivial:.2f} dB ({self.gain:+.2f})"
+        against = f"{self.stage:.2f} dB against {self.trivial:.2f} dB ({self.gain:+.2f})"
+        return f"{against}, {self.flicker:.2f} of the truth's flicker"
 
 
 def held_out_scenes(count: int, seed: int) -> list[world.Scene]:
@@ -77,7 +83,9 @@ def evaluate_interpolation(pipe: Show1CascadePipeline, count: int = 24, seed: in
         keyframes.transpose(1, 2), size=truth.shape[1:2] + truth.shape[3:], mode="trilinear", align_corners=True
     ).transpose(1, 2)
     new = [time for time in range(world.NUM_FRAMES) if time % 4]
-    return Baseline(psnr(made[:, new], truth[:, new]), psnr(fade[:, new], truth[:, new]))
+    return Baseline(
+        psnr(made[:, new], truth[:, new]), psnr(fade[:, new], truth[:, new]), flicker(made) / flicker(truth)
+    )
 
 
 def evaluate_superres(pipe: Show1CascadePipeline, count: int = 8, seed: int = 0, frames: int = 15) -> Baseline:
@@ -87,7 +95,7 @@ def evaluate_superres(pipe: Show1CascadePipeline, count: int = 8, seed: int = 0,
     low = F.avg_pool3d(truth, (1, 4, 4))
     made = _run(pipe, "superres", seed, _captions(scenes), frames=low, input_type="pt")
     cubic = F.interpolate(low.flatten(0, 1), scale_factor=4, mode="bicubic").unflatten(0, truth.shape[:2])
-    return Baseline(psnr(made, truth), psnr(cubic, truth))
+    return Baseline(psnr(made, truth), psnr(cubic, truth), flicker(made) / flicker(truth))
 
 
 def evaluate_refinement(pipe: Show1CascadePipeline, count: int = 6, seed: int = 0, frames: int = 15) -> Baseline:
@@ -104,4 +112,34 @@ def evaluate_refinement(pipe: Show1CascadePipeline, count: int = 6, seed: int = 
             for i in range(count)
         ]
     )
-    return Baseline(psnr(made, truth), psnr(given, truth))
+    return Baseline(psnr(made, truth), psnr(given, truth), flicker(made) / flicker(truth))
+
+
+@dataclass(frozen=True)
+class CascadeReport:
+    """What whole videos show after each stage, and the flicker of the last as a multiple of true clips'."""
+
+    scores: dict[str, Score]
+    flicker: float
+
+
+def make_video(pipe: Show1CascadePipeline, prompt: str, seed: int) -> tuple[dict[str, torch.Tensor], float]:
+    """One video with the default recipe: stage -> its keyframes at the scorer's size, and the last stage's flicker."""
+    generator = torch.Generator().manual_seed(seed)
+    output = pipe(prompt, generator=generator, output_type="pt", return_stages=True)
+    return {stage: to_scoring_size(frames)[0] for stage, frames in output.stages.items()}, flicker(output.frames)
+
+
+def report_videos(
+    videos: Sequence[tuple[dict[str, torch.Tensor], float]], prompts: Sequence[str], seed: int = 0
+) -> CascadeReport:
+    """Scores after each stage of what `make_video` returned for these prompts.
+
+    Flicker is compared with that of true clips of the same prompts.
+    """
+    rng = np.random.default_rng(seed)
+    scenes = [world.sample_scene(world.parse_caption(prompt), rng) for prompt in prompts]
+    truth = [flicker(world.render([scene], range(world.NUM_FRAMES), scale=8)) for scene in scenes]
+    clips = {stage: torch.stack([frames[stage] for frames, _ in videos]) for stage in videos[0][0]}
+    scores = {stage: score_clips(frames, prompts) for stage, frames in clips.items()}
+    return CascadeReport(scores, float(np.mean([value for _, value in videos]) / np.mean(truth)))

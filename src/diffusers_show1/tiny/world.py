@@ -105,12 +105,17 @@ def combinations(held_out: bool) -> list[Attributes]:
 
 
 def held_out_attributes(count: int, seed: int = 0) -> list[Attributes]:
-    """`count` different held-out combinations in a fixed random order, with random sizes."""
+    """`count` different held-out combinations in a fixed random order, with random sizes.
+
+    Beyond the number of combinations they come again, in other sizes; there are three times as many in all.
+    """
     rng = random.Random(seed)
-    return [
-        replace(attributes, size=rng.choice(tuple(SIZES)))
-        for attributes in rng.sample(combinations(held_out=True), count)
+    pool = combinations(held_out=True)
+    chosen = [
+        replace(attributes, size=rng.choice(tuple(SIZES))) for attributes in rng.sample(pool, min(count, len(pool)))
     ]
+    rest = [sized for each in pool for size in SIZES if (sized := replace(each, size=size)) not in chosen]
+    return chosen + rng.sample(rest, count - len(chosen))
 
 
 def held_out_prompts(count: int = 96, seed: int = 0) -> list[str]:
