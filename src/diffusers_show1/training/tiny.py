@@ -360,6 +360,11 @@ def train_image(shop: Workshop) -> None:
     shop.fit("image", unet, loss_at, export, learning_rate=1.5e-3, final_learning_rate=3e-4, ema_decay=0.997)
 
 
+def direction_curriculum(step: int) -> float:
+    """Share of backward motions that are turned: nearly all at first. See "what was learned" in docs/tiny.md."""
+    return 0.95 * min(1.0, max(0.0, (360 - step) / 160))
+
+
 def train_keyframes(shop: Workshop) -> None:
     """The inflated image model on eight keyframes; every fourth batch is single frames, which keeps it sharp."""
     data, encode = WorldClips(), shop.encoder()
@@ -371,8 +376,7 @@ def train_keyframes(shop: Workshop) -> None:
     def loss_at(step: int) -> torch.Tensor:
         rng, generator = step_rng(SEEDS["keyframes"], step)
         still = step % 4 == 3
-        # Direction curriculum: see "what was learned" in docs/tiny.md.
-        data.forward_bias = 0.95 * min(1.0, max(0.0, (360 - step) / 160))
+        data.forward_bias = direction_curriculum(step)
         batch = data.stills(4 * count, rng) if still else data.keyframes(count, rng)
         embeds = encode(drop_captions(batch["captions"], 0.1, rng))
         frames = batch["frames"].to(shop.device)
@@ -520,7 +524,7 @@ def encode_frames(vae: AutoencoderKL, frames: torch.Tensor, generator: torch.Gen
     return latents.unflatten(0, (len(frames), -1)).transpose(1, 2)
 
 
-def train_refine(shop: Workshop) -> None:
+def train_refine(shop: Workshop, max_timestep: int = 900) -> None:
     """Clips at 128 x 192 that went through the stage before; every fourth batch is crops of 64 x 96 of more scenes."""
     data, encode, vae = WorldClips(scale=8), shop.encoder("refine_"), shop.load(AutoencoderKL, "refine_vae")
     encode_t5, superres = shop.encoder(), shop.load(Show1UNet3DConditionModel, "superres_unet")
@@ -543,7 +547,14 @@ def train_refine(shop: Workshop) -> None:
             degraded = encode_frames(vae, made, generator)
             degraded = torch.lerp(degraded, clean, max(0.0, rng.random() - 0.7))
         return objectives.refinement_loss(
-            unet, scheduler, clean, degraded, encode(batch["captions"]), generator, max_timestep=900, power=3.0
+            unet,
+            scheduler,
+            clean,
+            degraded,
+            encode(batch["captions"]),
+            generator,
+            max_timestep=max_timestep,
+            power=3.0,
         )
 
     shop.fit(
