@@ -34,9 +34,9 @@ from diffusers_show1.training.data import WorldClips, drop_captions, step_rng
 FACTOR, LATENT_CHANNELS = 4, 6
 
 
-def workshop(work: Path, name: str, steps: int) -> tiny.Workshop:
-    """A recipe's workshop whose frozen parts (text, VAE, super-resolution) are the shipped ones."""
-    folder = work / name
+def workshop(options: argparse.Namespace, name: str, steps: int) -> tiny.Workshop:
+    """A recipe's workshop whose frozen parts (text, VAE, super-resolution) are those of the cascade."""
+    folder = options.work / name
     folder.mkdir(parents=True, exist_ok=True)
     for part in (
         "tokenizer",
@@ -47,8 +47,8 @@ def workshop(work: Path, name: str, steps: int) -> tiny.Workshop:
         "superres_unet",
     ):
         if not (folder / part).exists():
-            (folder / part).symlink_to(TINY_PATH / part)
-    return tiny.Workshop(folder=folder, checkpoints=work / name / "checkpoints", steps=steps)
+            (folder / part).symlink_to(Path(options.cascade).resolve() / part)
+    return tiny.Workshop(folder=folder, checkpoints=folder / "checkpoints", steps=steps)
 
 
 # --- Table 3 ---------------------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def decode_frames(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
 
 def alignment(options: argparse.Namespace) -> dict:
     """Table 3 at this scale."""
-    shop = workshop(options.work, "alignment", options.video_steps)
+    shop = workshop(options, "alignment", options.video_steps)
     vae = train_small_vae(tiny.Workshop(**{**vars(shop), "steps": options.vae_steps}))
     pipe = Show1CascadePipeline.from_pretrained(options.cascade)
     unet = train_latent_keyframes(shop, options.image_steps, vae)
@@ -198,7 +198,7 @@ def expert(options: argparse.Namespace) -> dict:
     """Figure 6 at this scale: gain in dB over the input at several strengths."""
     results: dict = {}
     for most in (900, 1000):
-        shop = workshop(options.work, f"below_{most}", options.steps)
+        shop = workshop(options, f"below_{most}", options.steps)
         torch.manual_seed(tiny.SEEDS["refine"])
         tiny.train_refine(shop, max_timestep=most)
         unet = shop.load(Show1UNet3DConditionModel, "refine_unet")
