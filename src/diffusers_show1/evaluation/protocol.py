@@ -7,6 +7,7 @@ fixed seed. Truth comes from the synthetic world. All videos here are (b, f, 3, 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -126,7 +127,7 @@ class CascadeReport:
 def make_video(pipe: Show1CascadePipeline, prompt: str, seed: int) -> tuple[dict[str, torch.Tensor], float]:
     """One video with the default recipe: stage -> its keyframes at the scorer's size, and the last stage's flicker."""
     generator = torch.Generator().manual_seed(seed)
-    output = pipe(prompt, generator=generator, output_type="pt", return_stages=True)
+    output: Any = pipe(prompt, generator=generator, output_type="pt", return_stages=True)
     return {stage: to_scoring_size(frames)[0] for stage, frames in output.stages.items()}, flicker(output.frames)
 
 
