@@ -31,6 +31,7 @@ from ..stages.denoising import (
     replay,
     spawn,
 )
+from ..stages.lora import LoraMixin
 from ..text import check_prompts, text_width
 from ..video import OUTPUT_TYPES, from_model_space, to_model_space
 from .recipe import RECIPES, StageOptions
@@ -59,7 +60,7 @@ _HANDED_OVER = frozenset(
 )
 
 
-class Show1CascadePipeline(NetworkTypesMixin, DiffusionPipeline):
+class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
     r"""Text to video through all four Show-1 stages.
 
     ```
@@ -84,6 +85,7 @@ class Show1CascadePipeline(NetworkTypesMixin, DiffusionPipeline):
     """
 
     stage_names = ("base", "interpolation", "superres", "refine")
+    _lora_networks = [f"{name}_unet" for name in stage_names]
     model_cpu_offload_seq = (
         "text_encoder->base_unet->interpolation_unet->first_frame_unet->superres_unet"
         "->refine_text_encoder->refine_unet->refine_vae"

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from transformers import T5EncoderModel, T5Tokenizer
@@ -29,9 +28,10 @@ from .denoising import (
     set_timesteps,
     size_divisor,
 )
+from .lora import StageLoraMixin
 
 
-class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StableDiffusionLoraLoaderMixin, DiffusionPipeline):
+class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, DiffusionPipeline):
     r"""Text to a few keyframes at very low resolution, denoised directly in pixels.
 
     Section 3.3 of the Show-1 paper: a latent space would leave a 64x40 frame only 8x5 cells, too few to follow the
@@ -44,6 +44,7 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StableDiffusionLoraLoad
         feature_extractor: part of the published repository and unused; may be `None`.
     """
 
+    stage_name = "base"
     model_cpu_offload_seq = "text_encoder->unet"
     _optional_components = ["tokenizer", "text_encoder", "feature_extractor"]
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from torch import Tensor
@@ -34,9 +33,10 @@ from .denoising import (
     size_divisor,
     spawn,
 )
+from .lora import StageLoraMixin
 
 
-class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StableDiffusionLoraLoaderMixin, DiffusionPipeline):
+class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, DiffusionPipeline):
     r"""Puts three new frames between each two keyframes: n keyframes become 4(n-1)+1 frames.
 
     Section 3.4 of the Show-1 paper. Each pair of neighbours is one window of five frames. The network's input has four
@@ -50,6 +50,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StableDiffusionLor
         feature_extractor: part of the published repository and unused; may be `None`.
     """
 
+    stage_name = "interpolation"
     model_cpu_offload_seq = "text_encoder->unet"
     _optional_components = ["tokenizer", "text_encoder", "feature_extractor"]
 

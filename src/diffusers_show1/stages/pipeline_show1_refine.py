@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.loaders import StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin
+from diffusers.loaders import TextualInversionLoaderMixin
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers import KarrasDiffusionSchedulers
@@ -33,11 +33,12 @@ from .denoising import (
     set_timesteps,
     unfold,
 )
+from .lora import StageLoraMixin
 from .pipeline_show1_interpolation import match_batch
 
 
 class Show1RefinementPipeline(
-    DenoisingMixin, PromptMixin, TextualInversionLoaderMixin, StableDiffusionLoraLoaderMixin, DiffusionPipeline
+    DenoisingMixin, PromptMixin, TextualInversionLoaderMixin, StageLoraMixin, DiffusionPipeline
 ):
     r"""Resizes a video and refines it in a VAE's latent space: SDEdit with an expert for the last 900 timesteps.
 
@@ -52,6 +53,7 @@ class Show1RefinementPipeline(
         scheduler: any of diffusers' schedulers for discrete timesteps.
     """
 
+    stage_name = "refine"
     model_cpu_offload_seq = "text_encoder->unet->vae"
     _optional_components = ["tokenizer", "text_encoder"]
     _mask_padding = False

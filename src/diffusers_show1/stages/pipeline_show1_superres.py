@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from diffusers import DiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers import DDPMScheduler, KarrasDiffusionSchedulers
 from torch import Tensor
@@ -37,10 +36,11 @@ from .denoising import (
     spawn,
     unfold,
 )
+from .lora import StageLoraMixin
 from .pipeline_show1_interpolation import match_batch
 
 
-class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StableDiffusionLoraLoaderMixin, DiffusionPipeline):
+class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, DiffusionPipeline):
     r"""Upscales a low-resolution video in pixels, window by window, each window chained to the one before.
 
     Section 3.5 of the Show-1 paper. The network sees the bilinearly upscaled video in three extra channels, with noise
@@ -59,6 +59,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StableDiffusionL
         feature_extractor: part of the published repository and unused; may be `None`.
     """
 
+    stage_name = "superres"
     model_cpu_offload_seq = "text_encoder->first_frame_unet->unet"
     _optional_components = [
         "tokenizer",

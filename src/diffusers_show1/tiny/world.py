@@ -43,10 +43,15 @@ BACKGROUNDS: dict[str, tuple[float, float, float]] = {
     "pink": (0.91, 0.64, 0.74),
 }
 SIZES: dict[str, float] = {"small": 2.6, "medium": 4.0, "large": 5.5}
+# For customisation only: no caption and no clip of training has these.
+CUSTOM_MOTIONS = ("circling", "zigzagging")
+STYLES = ("striped", "outlined")
 
 TEXTURE_AMPLITUDE = 0.08  # half the contrast of the background pattern; keeps white and black inside [0, 1]
 OUTLINE_WIDTH = 0.17  # of the radius
 OUTLINE_SHADE = 0.25  # outline colour = this times the body colour
+HOLLOW_WIDTH = 0.3  # of an outlined object's line, in radii
+STRIPE_PERIOD = 1.0  # of a striped object's white bands, in radii
 HIGHLIGHT = ((-0.16, -0.08), 0.24, 0.55)  # centre and radius in radii, and how much white is mixed in
 
 
@@ -74,6 +79,19 @@ class Scene:
     attributes: Attributes
     start: tuple[float, float, float]
     end: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class CustomScene(Scene):
+    """A scene for customisation: one of `CUSTOM_MOTIONS` around the line, or one of `STYLES`, or both.
+
+    Args:
+        swing: how far the motion leads away from the line, in units.
+        style: how the object is painted; None as always.
+    """
+
+    swing: float = 0.0
+    style: str | None = None
 
 
 def parse_caption(text: str) -> Attributes:
@@ -188,6 +206,44 @@ def sample_scene(attributes: Attributes, rng: np.random.Generator) -> Scene:
     return Scene(attributes, start, end)
 
 
+def custom_scene(attributes: Attributes, rng: np.random.Generator, style: str | None = None) -> CustomScene:
+    """A clip for customisation. `attributes.motion` is one of `CUSTOM_MOTIONS`, or an ordinary one (for a style).
+
+    A circling object goes once around the middle, clockwise from the right; a zigzagging one crosses the frame from
+    left to right and turns at every second keyframe, downwards first.
+
+    Raises:
+        ValueError: an unknown motion or style.
+    """
+    if attributes.motion not in MOTIONS + CUSTOM_MOTIONS:
+        raise ValueError(f"`attributes.motion` must be one of {MOTIONS + CUSTOM_MOTIONS}, got {attributes.motion!r}.")
+    if style not in (None, *STYLES):
+        raise ValueError(f"`style` must be one of {STYLES} or None, got {style!r}.")
+    if attributes.motion in MOTIONS:
+        scene = sample_scene(attributes, rng)
+        return CustomScene(scene.attributes, scene.start, scene.end, style=style)
+    radius = SIZES[attributes.size] * rng.uniform(0.92, 1.08)
+    x, y = WIDTH / 2 + rng.uniform(-2.0, 2.0), HEIGHT / 2 + rng.uniform(-0.5, 0.5)
+    swing = rng.uniform(3.8, 4.4)
+    if attributes.motion == "circling":
+        return CustomScene(attributes, (x, y, radius), (x, y, radius), swing, style)
+    margin = radius * rng.uniform(0.3, 0.7)
+    return CustomScene(attributes, (margin, y, radius), (WIDTH - margin, y, radius), swing, style)
+
+
+def _path(scene: Scene, times: torch.Tensor) -> torch.Tensor:
+    """Centre and radius (f, 3) at the times (f,)."""
+    path = torch.lerp(torch.tensor(scene.start), torch.tensor(scene.end), times[:, None] / (NUM_FRAMES - 1))
+    if isinstance(scene, CustomScene) and scene.swing:
+        if scene.attributes.motion == "circling":
+            angle = 2 * torch.pi * times / (NUM_FRAMES - 1)
+            path[:, 0] += scene.swing * angle.cos()
+            path[:, 1] += scene.swing * angle.sin()
+        else:
+            path[:, 1] += scene.swing * ((times / 4 % 4 - 2).abs() - 1).neg()  # a triangle wave of four keyframes
+    return path
+
+
 def _signed_distance(shape: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Signed distance to a shape of radius 1 at the origin; y points down."""
     if shape == "circle":
@@ -235,8 +291,7 @@ def render(
     xs = left + (torch.arange(width * scale) + 0.5) / scale
     clips = torch.empty(*times.shape, 3, len(ys), len(xs))
     for clip, scene, clip_times in zip(clips, scenes, times, strict=True):
-        path = torch.lerp(torch.tensor(scene.start), torch.tensor(scene.end), clip_times[:, None] / (NUM_FRAMES - 1))
-        cx, cy, radius = (column[:, None, None] for column in path.unbind(1))  # (f, 1, 1)
+        cx, cy, radius = (column[:, None, None] for column in _path(scene, clip_times).unbind(1))  # (f, 1, 1)
         x, y = (xs[None, None, :] - cx) / radius, (ys[None, :, None] - cy) / radius
         sharpness = radius * scale  # pixels per radius: a distance becomes a coverage over one pixel
         distance = _signed_distance(scene.attributes.shape, x, y)
@@ -244,6 +299,14 @@ def render(
         body = (0.5 - (distance + OUTLINE_WIDTH) * sharpness).clamp(0, 1)
         (hx, hy), h_radius, h_amount = HIGHLIGHT
         spot = (0.5 - (torch.sqrt((x - hx) ** 2 + (y - hy) ** 2) - h_radius) * sharpness).clamp(0, 1) * body
+
+        style = scene.style if isinstance(scene, CustomScene) else None
+        if style == "outlined":  # hollow: a coloured line around the ground
+            inside = inside - (0.5 - (distance + HOLLOW_WIDTH) * sharpness).clamp(0, 1)
+            body, spot = torch.ones_like(body), torch.zeros_like(spot)
+        elif style == "striped":  # white bands across
+            wave = ((y / STRIPE_PERIOD) % 1 - 0.5).abs() - 0.25  # a signed distance in periods
+            spot = torch.maximum(spot, (0.5 - wave * STRIPE_PERIOD * sharpness).clamp(0, 1) * body / h_amount)
 
         background = scene.attributes.background
         if background is None:

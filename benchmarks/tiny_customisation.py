@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Customisation of the tiny cascade: a motion or a style that it never saw, learned from one clip.
+
+    python benchmarks/tiny_customisation.py [circling zigzagging striped outlined] [--count 24] [--json FILE]
+
+For each: one clip of a red circle is written to a video file, with a caption of known words ("moving right", whatever
+the motion); `train_lora` learns it from there; and the adapter is asked for it with other shapes and colours. Printed
+beside it: the same prompts without the adapter, what the adapter does to ordinary prompts, and that it does nothing at
+weight 0. With `--keep N` the files also hold N of the cascade's own videos of other motions, which are to stay.
+
+Keyframes are judged, by `diffusers_show1.evaluation.custom`, whose own accuracy on true clips is printed first.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from diffusers_show1 import TINY_PATH, Show1CascadePipeline, save_video
+from diffusers_show1.evaluation import custom, score_clips
+from diffusers_show1.tiny import world
+from diffusers_show1.training.lora import train_lora
+
+
+TARGETS = (*world.CUSTOM_MOTIONS, *world.STYLES)
+LEARNED_FROM = world.Attributes("red", "circle", "moving right", "white")
+
+
+def is_style(target: str) -> bool:
+    return target in world.STYLES
+
+
+def scene(attributes: world.Attributes, target: str, rng: np.random.Generator) -> world.CustomScene:
+    """A true clip of a target."""
+    if is_style(target):
+        return world.custom_scene(attributes, rng, target)
+    return world.custom_scene(replace(attributes, motion=target), rng)
+
+
+def write_clips(folder: Path, target: str, own: torch.Tensor, captions: Sequence[str]) -> None:
+    """Video files at 128 x 192 with their manifest: the one clip, and the cascade's `own` (b, 8, 3, 16, 24)."""
+    made = scene(LEARNED_FROM, target, np.random.default_rng(3))
+    frames = world.render([made], range(world.NUM_FRAMES), scale=8)[0].permute(0, 2, 3, 1).numpy()
+    save_video(frames, folder / "clip.mp4", fps=8)
+    # as often as all others together
+    rows = [f"clip.mp4,{LEARNED_FROM.caption()}"] * max(1, len(captions))
+    for index, (clip, caption) in enumerate(zip(own, captions, strict=True)):
+        large = clip.repeat_interleave(8, dim=-1).repeat_interleave(8, dim=-2).permute(0, 2, 3, 1).numpy()
+        save_video(large, folder / f"own-{index}.mp4", fps=2)
+        rows.append(f"own-{index}.mp4,{caption}")
+    (folder / "clips.csv").write_text("\n".join(["file,caption", *rows]) + "\n")
+
+
+def others(count: int) -> list[world.Attributes]:
+    """Combinations with neither the clip's colour nor its shape, in its motion."""
+    every = world.combinations(held_out=True) + world.combinations(held_out=False)
+    fitting = [a for a in every if a.colour != "red" and a.shape != "circle" and a.motion == LEARNED_FROM.motion]
+    chosen = np.random.default_rng(0).permutation(len(fitting))[:count]
+    return [fitting[index] for index in chosen]
+
+
+def to_keep(count: int) -> list[world.Attributes]:
+    """Trained combinations in other motions than the clip's."""
+    fitting = [a for a in world.combinations(held_out=False) if a.motion != LEARNED_FROM.motion]
+    chosen = np.random.default_rng(1).permutation(len(fitting))[:count]
+    return [fitting[index] for index in chosen]
+
+
+def make(pipe: Show1CascadePipeline, prompts: Sequence[str], batch_size: int = 12) -> torch.Tensor:
+    """Keyframes (b, 8, 3, 16, 24) in [0, 1]."""
+    options = pipe.resolve_options()["base"]
+    made = []
+    for start in range(0, len(prompts), batch_size):
+        part = list(prompts[start : start + batch_size])
+        generators = [torch.Generator().manual_seed(start + index) for index in range(len(part))]
+        made.append(pipe.base(part, generator=generators, output_type="pt", **options).frames)
+    return torch.cat(made)
+
+
+def shares(readings: list[custom.CustomReading], wanted: list[world.Attributes], target: str) -> dict[str, float]:
+    """Shares of clips that show the target, the rest of what was asked for, and both."""
+    shown = [r.style == target if is_style(target) else r.motion == target for r in readings]
+    kept = ("colour", "shape", "background") + (("motion",) if is_style(target) else ())
+    rest = [all(getattr(r, k) == getattr(w, k) for k in kept) for r, w in zip(readings, wanted, strict=True)]
+    both = [a and b for a, b in zip(shown, rest, strict=True)]
+    return {name: float(np.mean(values)) for name, values in (("shown", shown), ("rest", rest), ("both", both))}
+
+
+def percent(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.0%}" for name, value in values.items())
+
+
+def main() -> None:
+    """Learn, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="*", metavar="target", help=f"of {', '.join(TARGETS)}; all by default")
+    parser.add_argument("--cascade", default=str(TINY_PATH), help="cascade folder; the embedded one by default")
+    parser.add_argument("--count", type=int, default=24, help="prompts of each kind")
+    parser.add_argument("--keep", type=int, default=0, help="the cascade's own videos to learn from, too")
+    parser.add_argument("--set", action="append", default=[], help="change the training recipe: run.steps=100")
+    parser.add_argument("--output", type=Path, help="keep the runs, adapters among them, in this folder")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    if unknown := set(options.targets) - set(TARGETS):
+        parser.error(f"unknown targets {sorted(unknown)}; there are {TARGETS}")
+    torch.set_num_threads(options.threads)
+    pipe = Show1CascadePipeline.from_pretrained(options.cascade)
+    pipe.set_progress_bar_config(disable=True)
+    started = time.monotonic()
+
+    def report(name: str, result: object) -> None:
+        print(f"[{time.monotonic() - started:5.0f} s] {name}: {result}", flush=True)
+
+    ordinary = world.held_out_attributes(options.count)
+    captions = [attributes.caption() for attributes in ordinary]
+    plain = make(pipe, captions)
+    plain_score = score_clips(plain, captions)
+    report("ordinary prompts, no adapter", plain_score)
+    figures = [{"name": "ordinary prompts, no adapter", "unit": "%", "value": round(100 * plain_score.all, 1)}]
+
+    kept = [attributes.caption() for attributes in to_keep(options.keep)]
+    own = make(pipe, kept) if kept else torch.empty(0)
+    for target in options.targets or TARGETS:
+        wanted = others(options.count)
+        rng = np.random.default_rng(1)
+        truth = world.render([scene(attributes, target, rng) for attributes in wanted], world.KEYFRAME_TIMES)
+        report(f"{target}: true clips", percent(shares(custom.read_custom_clips(truth), wanted, target)))
+        prompts = [attributes.caption() for attributes in wanted]
+        before = shares(custom.read_custom_clips(make(pipe, prompts)), wanted, target)
+        report(f"{target}: no adapter", percent(before))
+
+        with tempfile.TemporaryDirectory() as scratch:
+            clips = Path(scratch) / "clips"
+            clips.mkdir()
+            write_clips(clips, target, own, kept)
+            recipe = "tiny-style" if is_style(target) else "tiny-motion"
+            places = [f"data.path={clips}", f"model.path={options.cascade}", f"model.components={options.cascade}"]
+            run = (options.output or Path(scratch)) / target
+            begun = time.monotonic()
+            adapter = train_lora(recipe, run, [*places, *options.set])
+            report(f"{target}: seconds of training", round(time.monotonic() - begun))
+            pipe.load_lora_weights(adapter, adapter_name=target, stage="base")
+        after = shares(custom.read_custom_clips(make(pipe, prompts)), wanted, target)
+        report(f"{target}: with the adapter", percent(after))
+        adapted = make(pipe, captions)
+        score = score_clips(adapted, captions)
+        report(f"{target}: ordinary prompts with the adapter", score)
+        pipe.set_adapters(target, 0.0)
+        same = torch.equal(make(pipe, captions[:12]), plain[:12])
+        report(f"{target}: ordinary prompts at weight 0 are the cascade's own", same)
+        pipe.unload_lora_weights()
+        for name, value, other in (
+            (f"{target} with other shapes and colours", after["shown"], before["shown"]),
+            (f"{target}, and everything else as asked for", after["both"], before["both"]),
+            (f"{target}: ordinary prompts with the adapter", score.all, plain_score.all),
+        ):
+            figure = {"name": name, "unit": "%", "value": round(100 * value, 1)}
+            figures.append(figure | {"against": "no adapter", "against_value": round(100 * other, 1)})
+
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        record = {
+            "command": f"python benchmarks/tiny_customisation.py --count {options.count} --keep {options.keep}",
+            "data": "each learned from one clip of a red circle; judged on other colours and shapes",
+            "figures": figures,
+        }
+        options.json.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

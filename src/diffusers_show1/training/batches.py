@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which clips a process trains on, step by step, and the random numbers that go with each of them.
+
+Everything random about a clip is a function of (seed, optimiser step, number of the clip in the global batch of that
+step). A process takes its rows of that batch, and an accumulation part its rows of those. So one process with 2n
+clips, two with n each, and one that goes through n twice compute the same step, up to the order of sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from ..tiny import world
+from .config import ConfigError, DataConfig, TrainConfig
+from .data import ClipBatch, ClipDataset, ClipLoader, SkipReport, WorldDataset
+from .files import ClipFormat, Stream, VideoFiles
+from .objectives import is_image
+
+
+WORLD_FPS = 8.0  # of the synthetic world; its keyframes are every fourth frame
+
+
+def clip_random(seed: int, step: int, index: int) -> tuple[np.random.Generator, torch.Generator]:
+    """The two random streams of clip number `index` of optimiser step `step`."""
+    sequence = np.random.SeedSequence((seed, step, index, 0, 4))  # 4: apart from the streams of the clips' choice
+    noise = torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
+    return np.random.default_rng(sequence), noise
+
+
+def make_dataset(data: DataConfig) -> ClipDataset:
+    """The dataset of a recipe, unless it is a stream.
+
+    Raises:
+        ConfigError: the synthetic world has no such clips.
+        ValueError: there are no such files, or their manifest cannot be read.
+    """
+    if data.kind == "files":
+        return VideoFiles(data.path, data.frames, data.height, data.width, data.fps)
+    scale, stride = data.height // world.HEIGHT, round(WORLD_FPS / data.fps)
+    if scale not in (1, 2, 4, 8, 16) or (data.height, data.width) != (scale * world.HEIGHT, scale * world.WIDTH):
+        raise ConfigError(
+            f"`data.height` and `data.width` must be {world.HEIGHT} and {world.WIDTH}, or 2, 4, 8 or 16 times that, "
+            f"for data.kind world, got {data.height} and {data.width}"
+        )
+    span = (data.frames - 1) * stride
+    if WORLD_FPS / data.fps != stride or span >= world.NUM_FRAMES:
+        raise ConfigError(
+            f"`data.frames` and `data.fps` must make a clip of the world's {world.NUM_FRAMES} frames at "
+            f"{WORLD_FPS:g} fps or a whole fraction of it, got {data.frames} at {data.fps:g}"
+        )
+    return WorldDataset(data.frames if stride == 1 else range(0, span + 1, stride), scale)
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """This process's clips of one optimiser step, and each one's number in the global batch."""
+
+    clips: ClipBatch
+    indices: list[int]
+
+    def part(self, part: int, parts: int) -> StepBatch:
+        """The rows of one of `parts` accumulation parts."""
+        size = len(self.indices) // parts
+        rows = slice(part * size, (part + 1) * size)
+        frames, captions = self.clips["frames"][rows], self.clips["captions"][rows]
+        return StepBatch(ClipBatch(frames=frames, captions=captions), self.indices[rows])
+
+
+class Batches:
+    """The batches of one process from step `start` on, in order.
+
+    In a share `image_share` of the steps the batch is single frames: for each clip as many as it has frames. Whole
+    steps, so that all processes do the same work at the same time, which sharded networks need.
+    """
+
+    def __init__(self, config: TrainConfig, accelerator: Accelerator):
+        self.config, self.accelerator = config, accelerator
+        self.clips = None if config.data.kind == "stream" else make_dataset(config.data)
+        self.share = config.objective.image_share
+        self.loaders: list[ClipLoader] = []
+        self.stream: Stream | None = None
+
+    def indices(self, step: int) -> list[int]:
+        """The numbers, in the global batch of `step`, of this process's clips."""
+        per_row = self.config.data.frames if is_image(step, self.share) else 1
+        count = self.config.run.batch_size * per_row // self.accelerator.num_processes
+        first = count * self.accelerator.process_index
+        return list(range(first, first + count))
+
+    def __call__(self, start: int, position: int = 0) -> Iterator[StepBatch]:
+        """Batches of steps `start` to the last; a stream first passes over `position` samples."""
+        steps = range(start, self.config.run.steps)
+        if self.clips is None:
+            yield from self._streamed(steps, position)
+            return
+        kinds = {False: self.clips, True: self.clips.stills()}
+        loaders = {
+            image: ClipLoader(
+                dataset,
+                self.config.run.seed,
+                self.indices,
+                [step for step in steps if is_image(step, self.share) == image],
+                self.config.data.workers,
+            )
+            for image, dataset in kinds.items()
+        }
+        self.loaders = list(loaders.values())
+        iterators = {image: iter(loader) for image, loader in loaders.items()}
+        for step in steps:
+            yield StepBatch(next(iterators[is_image(step, self.share)]), self.indices(step))
+
+    def _streamed(self, steps: range, position: int) -> Iterator[StepBatch]:
+        data = self.config.data
+        self.stream = Stream(
+            data.path,
+            ClipFormat(data.frames, data.height, data.width, data.fps),
+            seed=self.config.run.seed,
+            process=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+            position=position,
+        )
+        batches = self.stream.batches(len(self.indices(0)))
+        for step in steps:
+            yield StepBatch(next(batches), self.indices(step))
+
+    @property
+    def position(self) -> int:
+        """Samples of a stream that this process has taken."""
+        return 0 if self.stream is None else self.stream.position
+
+    @property
+    def skips(self) -> list[SkipReport]:
+        """What was skipped up to now, by this process."""
+        return [source.skips for source in (*self.loaders, *([] if self.stream is None else [self.stream]))]
