@@ -310,14 +310,14 @@ def load_config(stage: str, name: str | os.PathLike[str], overrides: Iterable[st
     if not isinstance(values, dict):
         raise ConfigError(f"`{path}` must hold the sections of a recipe, got {values!r}")
     for override in overrides:
-        _override(values, override)
+        apply_override(values, override)
     config = build(values)
     if config.stage != stage:
         raise ConfigError(f"`STAGE` must be {config.stage}, which {str(name)!r} is a recipe for, got {stage!r}")
     return config
 
 
-def _override(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     *sections, last = key.strip().split(".")
     if not equals or not all((*sections, last)):
@@ -332,12 +332,12 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 def build(values: Mapping[str, Any]) -> TrainConfig:
     """The recipe in nested mappings, checked. Raises `ConfigError`."""
-    config = _build(TrainConfig, values, "")
+    config = build_section(TrainConfig, values, "")
     _check(config)
     return config
 
 
-def _build(cls: type, values: Any, where: str, **classes: type) -> Any:
+def build_section(cls: type, values: Any, where: str, **classes: type) -> Any:
     name = where.removesuffix(".") or "the recipe"
     fields = {each.name: each for each in dataclasses.fields(cls)}
     if not isinstance(values, Mapping):
@@ -360,7 +360,7 @@ def _build(cls: type, values: Any, where: str, **classes: type) -> Any:
 def _value(hint: Any, value: Any, key: str, metadata: Mapping[str, Any]) -> Any:
     """`value` as the type that `hint` says."""
     if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, f"{key}.")
+        return build_section(typing.cast(type, hint), value, f"{key}.")
     options = typing.get_args(hint)
     if typing.get_origin(hint) in (types.UnionType, typing.Union):  # X | None
         return None if value is None else _value(options[0], value, key, metadata)

@@ -26,7 +26,7 @@ import yaml
 from torch import nn
 
 from ..frames import replacing
-from .config import ConfigError, TrainConfig, _build, _override, build, number, parse_yaml
+from .config import ConfigError, TrainConfig, apply_override, build, build_section, number, parse_yaml
 from .loop import whole
 from .trainer import Trainer
 
@@ -72,8 +72,8 @@ def load_lora_config(name: str | Path, overrides: Iterable[str] = ()) -> tuple[T
     if not isinstance(values, dict) or not isinstance(values.get("lora", {}), dict):
         raise ConfigError(f"`{path}` must hold the sections of a recipe, got {values!r}")
     for override in overrides:
-        _override(values, override)
-    lora = _build(LoraConfig, values.pop("lora", {}), "lora.")
+        apply_override(values, override)
+    lora = build_section(LoraConfig, values.pop("lora", {}), "lora.")
     config = build(values)
     if config.model.start == "scratch":
         raise ConfigError("`model.start` must be run, previous or from_2d: an adapter changes a trained network")
