@@ -12,6 +12,7 @@ averaged weights of the last checkpoint.
     interpolation   Sec. 3.4
     superres        Sec. 3.5
     refine          Sec. 3.6, on inputs made by `superres`
+    detail          the keyframe network again, at weaker noise
 """
 
 import copy
@@ -51,17 +52,18 @@ MINUTES = {
     "interpolation": 14.0,
     "superres": 41.0,
     "refine": 32.0,
+    "detail": 14.0,
 }
 # What may be trained side by side once the text encoders are there: every part needs the ones before it in its lane.
-LANES = (("image", "keyframes"), ("vae", "interpolation", "superres", "refine"))
+LANES = (("image", "keyframes", "detail"), ("vae", "interpolation", "superres", "refine"))
 # Options of each stage's call: `stage_defaults` of the cascade's model_index.json.
 STAGE_DEFAULTS = {
     "base": {"num_frames": 8, "height": 16, "width": 24, "num_inference_steps": 20, "guidance_scale": 3.0},
-    "interpolation": {"frames_between": 3, "num_inference_steps": 4, "guidance_scale": 1.0},
+    "interpolation": {"frames_between": 3, "num_inference_steps": 8, "guidance_scale": 1.0},
     "superres": {
         "height": 64,
         "width": 96,
-        "num_inference_steps": 2,
+        "num_inference_steps": 1,
         "guidance_scale": 1.0,
         "noise_level": 20,
         "window_size": 8,
@@ -366,24 +368,43 @@ def direction_curriculum(step: int) -> float:
 
 
 def train_keyframes(shop: Workshop) -> None:
-    """The inflated image model on eight keyframes; every fourth batch is single frames, which keeps it sharp."""
-    data, encode = WorldClips(), shop.encoder()
+    """The inflated image model on eight keyframes, nearly always at strong noise, where a clip's motion is decided."""
     image = UNet2DConditionModel.from_pretrained(shop.checkpoints / "image_unet")
     unet = Show1UNet3DConditionModel.from_2d(image)
-    scheduler, count = training_scheduler("v_prediction"), shop.batch_size or 8
     shop.save("base_scheduler", keyframe_scheduler())
+    _fit_keyframes(shop, "keyframes", unet, direction_curriculum, power=1 / 6, learning_rate=1.6e-3)
+
+
+def train_detail(shop: Workshop) -> None:
+    """The keyframe network again, at noise of all strengths: the shapes of small objects are decided at weaker noise,
+    of which `train_keyframes` shows clips little (below half of the timesteps: 2 of 100)."""
+    unet = shop.load(Show1UNet3DConditionModel, "base_unet").requires_grad_(True)
+    _fit_keyframes(shop, "detail", unet, lambda step: 0.0, power=1 / 2, learning_rate=5e-4)
+
+
+def _fit_keyframes(
+    shop: Workshop,
+    part: str,
+    unet: Show1UNet3DConditionModel,
+    curriculum: Callable[[int], float],
+    power: float,
+    learning_rate: float,
+) -> None:
+    """Every fourth batch is single frames, which keeps them sharp."""
+    data, encode = WorldClips(), shop.encoder()
+    scheduler, count = training_scheduler("v_prediction"), shop.batch_size or 8
 
     def loss_at(step: int) -> torch.Tensor:
-        rng, generator = step_rng(SEEDS["keyframes"], step)
+        rng, generator = step_rng(SEEDS[part], step)
         still = step % 4 == 3
-        data.forward_bias = direction_curriculum(step)
+        data.forward_bias = curriculum(step)
         batch = data.stills(4 * count, rng) if still else data.keyframes(count, rng)
         embeds = encode(drop_captions(batch["captions"], 0.1, rng))
         frames = batch["frames"].to(shop.device)
-        return objectives.keyframe_loss(unet, scheduler, frames, embeds, generator, power=1.0 if still else 1 / 6)
+        return objectives.keyframe_loss(unet, scheduler, frames, embeds, generator, power=1.0 if still else power)
 
     shop.fit(
-        "keyframes", unet, loss_at, lambda model: shop.save("base_unet", model), learning_rate=1.6e-3, ema_decay=0.998
+        part, unet, loss_at, lambda model: shop.save("base_unet", model), learning_rate=learning_rate, ema_decay=0.998
     )
 
 
@@ -590,4 +611,5 @@ PARTS: dict[str, Callable[[Workshop], None]] = {
     "interpolation": train_interpolation,
     "superres": train_superres,
     "refine": train_refine,
+    "detail": train_detail,
 }
