@@ -31,6 +31,14 @@ from diffusers_show1.evaluation.protocol import held_out_scenes
 from diffusers_show1.tiny import world
 
 
+def command(options: argparse.Namespace) -> str:
+    """What prints the same figures."""
+    return (
+        f"python benchmarks/tiny_quality.py --count {options.count} --end-to-end {options.end_to_end} "
+        f"--seed {options.seed}"
+    )
+
+
 def load_cascade(folder: str, device: str, threads: int | None) -> None:
     """Set up a process that makes videos."""
     global cascade
@@ -106,7 +114,7 @@ def main() -> None:
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         record = {
-            "command": "python benchmarks/tiny_quality.py",
+            "command": command(options),
             "data": "combinations of colour, shape, motion and background that were never trained",
             "figures": figures,
         }
