@@ -94,7 +94,7 @@ def make_latent_image_unet() -> UNet2DConditionModel:
 
 def train_latent_keyframes(shop: tiny.Workshop, image_steps: int, vae: AutoencoderKL) -> Show1UNet3DConditionModel:
     """`tiny.train_image` and `tiny.train_keyframes`, on latents."""
-    data, encode, scheduler = WorldClips(), shop.encoder(), tiny.training_scheduler("v_prediction")
+    data, encode, scheduler = WorldClips(), shop.encoder(), tiny.forward_process("v_prediction")
     image = make_latent_image_unet()
     stills = tiny._Stills(image)
 

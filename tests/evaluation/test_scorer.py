@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffusers_show1.evaluation import read_clip, score_clips, score_readings, to_scoring_size
-from diffusers_show1.evaluation.metrics import flicker, mse, psnr
+from diffusers_show1.metrics import flicker, mse, psnr
 from diffusers_show1.tiny import world
 
 

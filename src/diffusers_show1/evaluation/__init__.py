@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation: the scorer of the synthetic world, pixel metrics, and the protocol of the tiny cascade."""
+"""Evaluation: the scorer of the synthetic world, and the protocol of the tiny cascade."""
 
-from .metrics import flicker, mse, psnr
 from .protocol import (
     Baseline,
     CascadeReport,
@@ -24,10 +23,7 @@ __all__ = [
     "evaluate_keyframes",
     "evaluate_refinement",
     "evaluate_superres",
-    "flicker",
     "make_video",
-    "mse",
-    "psnr",
     "read_clip",
     "report_videos",
     "score_clips",

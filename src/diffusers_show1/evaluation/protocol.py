@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from ..cascades import Show1CascadePipeline
+from ..metrics import flicker, psnr
 from ..tiny import world
-from .metrics import flicker, psnr
 from .scorer import Score, score_clips, to_scoring_size
 
 

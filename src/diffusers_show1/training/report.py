@@ -106,12 +106,6 @@ def save_videos(
         path.write_text("".join(f"{caption}\n" for caption in captions), encoding="utf-8")
 
 
-def psnr(made: Tensor, true: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of videos in [-1, 1]."""
-    error = (made.clamp(-1, 1) - true).div(2).square().mean()
-    return -10 * float(error.clamp(min=1e-10).log10())
-
-
 # --- the estimate of a dry run ---------------------------------------------------------------------------------------
 
 

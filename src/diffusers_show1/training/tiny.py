@@ -171,7 +171,7 @@ def make_refine_unet(latent_channels: int = 6, text_width: int = 32) -> Show1UNe
     )
 
 
-def training_scheduler(prediction_type: str) -> DDPMScheduler:
+def forward_process(prediction_type: str) -> DDPMScheduler:
     """The forward process of every stage: squared cosine, 1000 steps."""
     return DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=prediction_type, clip_sample=False)
 
@@ -348,7 +348,7 @@ class _Stills(torch.nn.Module):
 def train_image(shop: Workshop) -> None:
     """The text-to-image model on single frames. It is no part of the cascade and lands beside the checkpoints."""
     data, encode, unet = WorldClips(), shop.encoder(), make_image_unet()
-    scheduler, stills = training_scheduler("v_prediction"), _Stills(unet)
+    scheduler, stills = forward_process("v_prediction"), _Stills(unet)
 
     def loss_at(step: int) -> torch.Tensor:
         rng, generator = step_rng(SEEDS["image"], step)
@@ -392,7 +392,7 @@ def _fit_keyframes(
 ) -> None:
     """Every fourth batch is single frames, which keeps them sharp."""
     data, encode = WorldClips(), shop.encoder()
-    scheduler, count = training_scheduler("v_prediction"), shop.batch_size or 8
+    scheduler, count = forward_process("v_prediction"), shop.batch_size or 8
 
     def loss_at(step: int) -> torch.Tensor:
         rng, generator = step_rng(SEEDS[part], step)
@@ -411,7 +411,7 @@ def _fit_keyframes(
 def train_interpolation(shop: Workshop) -> None:
     """Windows of five frames between two keyframes."""
     data, encode, unet = WorldClips(), shop.encoder(), make_interpolation_unet()
-    scheduler = training_scheduler("sample")
+    scheduler = forward_process("sample")
     shop.save("interpolation_scheduler", few_step_scheduler())
 
     def loss_at(step: int) -> torch.Tensor:
@@ -452,7 +452,7 @@ def train_superres(shop: Workshop) -> None:
     Full frames matter: the network's norms pool over a whole frame, and crops have other statistics.
     """
     data, encode, unet = WorldClips(scale=4), shop.encoder(), make_superres_unet()
-    scheduler, noising = training_scheduler("sample"), training_scheduler("epsilon")
+    scheduler, noising = forward_process("sample"), forward_process("epsilon")
     shop.save("superres_scheduler", few_step_scheduler())
     shop.save("superres_image_noising_scheduler", noising)
 
@@ -511,7 +511,7 @@ def degrade(
     if superres is not None and rng.random() < 0.7:
         low = area_downsample(half, 4)
         low = low + 0.04 * rng.random() * torch.randn(low.shape, generator=generator).to(low)
-        noising = training_scheduler("sample")
+        noising = forward_process("sample")
         levels = torch.full((len(frames),), noise_level, device=frames.device)
         noise = [torch.randn(truth.shape, generator=generator).to(truth) for _ in range(2)]
         condition = noising.add_noise(objectives.upsample_frames(low, 4)[crop], noise[0], levels)
@@ -550,7 +550,7 @@ def train_refine(shop: Workshop, max_timestep: int = 900) -> None:
     data, encode, vae = WorldClips(scale=8), shop.encoder("refine_"), shop.load(AutoencoderKL, "refine_vae")
     encode_t5, superres = shop.encoder(), shop.load(Show1UNet3DConditionModel, "superres_unet")
     unet = make_refine_unet(vae.config.latent_channels)
-    scheduler = training_scheduler("sample")
+    scheduler = forward_process("sample")
     shop.save("refine_scheduler", few_step_scheduler())
 
     def loss_at(step: int) -> torch.Tensor:

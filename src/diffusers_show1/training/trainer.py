@@ -23,6 +23,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from ..frames import replacing
+from ..metrics import psnr
 from ..models import Show1UNet3DConditionModel
 from .batches import Batches, StepBatch
 from .checkpoint import checkpoints, read_checkpoint, write_checkpoint
@@ -34,7 +35,6 @@ from .report import (
     count_parameters,
     grid,
     memory_estimate,
-    psnr,
     readable,
     save_picture,
     save_videos,
@@ -255,7 +255,7 @@ class Trainer:
         shown = None if given is None else true
         save_videos(folder, made, captions, self.config.data.fps, given, shown)
         if shown is not None:
-            self._log(self.training.step, {"validation_psnr": psnr(made, shown)})
+            self._log(self.training.step, {"validation_psnr": psnr(made / 2 + 0.5, shown / 2 + 0.5)})
         self.echo(f"validation: {folder / 'grid.png'}")
 
     def export(self) -> None:
