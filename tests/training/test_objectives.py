@@ -21,7 +21,7 @@ from diffusers_show1 import (
 from diffusers_show1.models import Show1UNet3DConditionModel
 from diffusers_show1.training import objectives
 from diffusers_show1.training.data import area_downsample
-from diffusers_show1.training.tiny import few_step_scheduler, training_scheduler
+from diffusers_show1.training.tiny import few_step_scheduler, forward_process
 
 
 KINDS = ("epsilon", "v_prediction", "sample")
@@ -71,7 +71,7 @@ def small_unet(in_channels: int, **changes) -> Show1UNet3DConditionModel:
 
 
 def scheduler_for(kind: str, **changes) -> DDPMScheduler:
-    return DDPMScheduler.from_config(training_scheduler(kind).config, **changes)
+    return DDPMScheduler.from_config(forward_process(kind).config, **changes)
 
 
 class Linear(torch.nn.Module):
@@ -89,7 +89,7 @@ class Linear(torch.nn.Module):
 
 def losses(kind: str, **scheduler_changes):
     """Name -> (input channels, loss of (network, frames, embeds, generator, options))."""
-    scheduler, noising = scheduler_for(kind, **scheduler_changes), training_scheduler("epsilon")
+    scheduler, noising = scheduler_for(kind, **scheduler_changes), forward_process("epsilon")
     return {
         "keyframes": (3, lambda unet, x, e, g, **o: objectives.keyframe_loss(unet, scheduler, x, e, g, **o)),
         "interpolation": (7, lambda unet, x, e, g, **o: objectives.interpolation_loss(unet, scheduler, x, e, g, **o)),
@@ -431,7 +431,7 @@ def test_upsampling_is_the_stages():
 
 @pytest.mark.parametrize("chained", [True, False])
 def test_superres_condition_is_the_stages(chained, frames):
-    unet, noising = Linear(), training_scheduler("epsilon")
+    unet, noising = Linear(), forward_process("epsilon")
     truth, upsampled = frames[:1], frames[1:2]
     objectives.superres_loss(
         unet,
@@ -455,7 +455,7 @@ def test_superres_condition_is_the_stages(chained, frames):
 
 
 def test_superres_levels_are_the_class_labels(frames):
-    unet, noising = Linear(), training_scheduler("epsilon")
+    unet, noising = Linear(), forward_process("epsilon")
     clips = torch.zeros(32, 3, 3, 16, 16)
     objectives.superres_loss(unet, scheduler_for("sample"), noising, clips, clips, None, generators(32))
     sigma = (1 - noising.alphas_cumprod[unet.class_labels]).sqrt()
@@ -464,7 +464,7 @@ def test_superres_levels_are_the_class_labels(frames):
 
 
 def test_a_share_of_first_frames_is_true_and_slightly_noised():
-    unet, noising = Linear(), training_scheduler("epsilon")
+    unet, noising = Linear(), forward_process("epsilon")
     truth = torch.full((100, 3, 2, 8, 8), 0.5)
     objectives.superres_loss(unet, scheduler_for("sample"), noising, truth, -truth, None, generators(100))
     first = unet.sample[:, 3:, 0].flatten(1)
@@ -478,7 +478,7 @@ def test_a_lone_frame_is_never_given_its_own_answer(frames):
     objectives.superres_loss(
         unet,
         scheduler_for("sample"),
-        training_scheduler("epsilon"),
+        forward_process("epsilon"),
         clip,
         torch.zeros_like(clip),
         None,

@@ -89,6 +89,27 @@ def test_a_table_of_classes_starts_silent(keyframes):
     assert torch.allclose(run(start.unet, video, class_labels=torch.tensor([2])), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("prefix", ["Simple", ""])
+def test_attention_in_more_blocks_starts_as_the_identity(tmp_path, prefix):
+    plain = ("ResnetDownsampleBlock3D", "ResnetUpsampleBlock3D") if prefix else ("DownBlock3D", "UpBlock3D")
+    down, up = f"{prefix}CrossAttnDownBlock3D", f"{prefix}CrossAttnUpBlock3D"
+    blocks = {"down_block_types": (plain[0], down), "up_block_types": (up, plain[1])}
+    config = {**CONFIG, **blocks, "block_out_channels": (32, 32)}
+    torch.manual_seed(0)
+    source = Show1UNet3DConditionModel(**config).eval()
+    source.save_pretrained(tmp_path)
+    start = start_unet("network", tmp_path, down_block_types=(down, down), up_block_types=(up, up))
+    video = noise(1, 3, 3, 8, 8)
+    assert torch.equal(run(start.unet, video), run(source, video))
+    assert set(start.copied) == set(source.state_dict())
+    assert all(".attentions." in name or ".temp_attentions." in name for name in start.fresh)
+    start.unet(video, 500, TEXT).sample.square().mean().backward()
+    gradients = dict(start.unet.named_parameters())
+    learning = [name for name in start.fresh if gradients[name].grad.any()]
+    assert {name.split(".")[0] for name in learning} == {"down_blocks", "up_blocks"}
+    assert any(".attentions." in name for name in learning) and any(".temp_attentions." in name for name in learning)
+
+
 def test_a_variance_can_be_added(keyframes):
     start = start_unet("network", keyframes, out_channels=6)
     video = noise(1, 3, 3, 8, 8)

@@ -2,8 +2,9 @@
 """What a network's weights are before its training begins (Show-1 paper, Sec. 3.2, 3.4 and 4.1).
 
 The paper starts the keyframe network from an image model, the interpolation network from the keyframe network, and
-super-resolution from an image super-resolution model. Whatever is new computes nothing at first: temporal layers are
-the identity, new input channels and class embeddings have zero weights. So training begins at what the source does.
+super-resolution from an image super-resolution model. Whatever is new computes nothing at first: temporal layers and
+attention in more blocks are the identity, new input channels and class embeddings have zero weights. So training begins
+at what the source does.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from ..models import Show1UNet3DConditionModel
+from ..models.unet_show1 import AddedKVAttention, SpatialTransformer
 
 
 KINDS = ("scratch", "image", "network")
@@ -73,8 +75,8 @@ def start_unet(
         changes: values of the config in which the new network differs from the source. Carrying weights over allows
             for `in_channels` (the new ones, behind the old, get zero weights: the network ignores them at first) and
             `out_channels` (likewise: a variance that is added starts in the middle of its range), for
-            `class_embed_type` and `num_class_embeds` where the source has none (the last layer starts at zero), and
-            for whatever needs no weights.
+            `class_embed_type` and `num_class_embeds` where the source has none (the last layer starts at zero), for
+            `down_block_types` and `up_block_types` with attention in more blocks, and for whatever needs no weights.
 
     Returns:
         The network in float32, in evaluation mode, and a report of what was copied, extended and fresh.
@@ -152,25 +154,43 @@ def _carry_over(source: Show1UNet3DConditionModel, given: set[str], changes: Map
             carried[name] = torch.zeros_like(new[name])
             carried[name][tuple(slice(side) for side in old[name].shape)] = old[name]
             extended.append(name)
-        elif name in old or not name.startswith("class_embedding."):
+        elif name in old or not _may_be_new(name):
             shapes = [str(tuple(state[name].shape)) if name in state else "absent" for state in (old, new)]
             kept = ", ".join(f"`{key}` ({_plain(source.config[key])!r})" for key in changed)
             raise ValueError(
                 f"`{name}` is {shapes[0]} in the source and {shapes[1]} in the new network: of what is carried over "
-                f"only the input and output channels may grow, and only a class embedding be added. "
+                f"only the input and output channels may grow, and only attention and a class embedding be added. "
                 f"Keep the source's {kept}, or start from scratch."
             )
     unet.load_state_dict({**new, **carried})
-    if any(name not in carried for name in new):  # a class embedding: silent, but not dead
-        last = getattr(unet.class_embedding, "linear_2", unet.class_embedding)
-        for parameter in last.parameters():
-            torch.nn.init.zeros_(parameter)
+    _silence(unet, {name for name in new if name not in carried})
     return Start(
         unet.eval(),
         copied=tuple(name for name in carried if name in given and name not in extended),
         extended=tuple(extended),
         fresh=tuple(name for name in new if name not in carried or name not in given),
     )
+
+
+def _may_be_new(name: str) -> bool:
+    return name.startswith("class_embedding.") or ".attentions." in name or ".temp_attentions." in name
+
+
+def _silence(unet: Show1UNet3DConditionModel, fresh: set[str]) -> None:
+    """Zeros in the last layer of whatever is new: it computes nothing, but is not dead."""
+    for name, module in unet.named_modules():
+        if not any(parameter.startswith(f"{name}.") for parameter in fresh):
+            continue
+        if isinstance(module, AddedKVAttention):
+            last = module.to_out[0]
+        elif isinstance(module, SpatialTransformer):
+            last = module.proj_out
+        elif name == "class_embedding":
+            last = getattr(module, "linear_2", module)
+        else:  # a new temporal attention is the identity as it is made
+            continue
+        for parameter in last.parameters():
+            torch.nn.init.zeros_(parameter)
 
 
 def _grows(name: str, old: Tensor, new: Tensor) -> bool:
