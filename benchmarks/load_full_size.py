@@ -42,6 +42,19 @@ T5_XXL = {
     "tie_word_embeddings": False,
     "vocab_size": 32128,
 }
+CLIP_H = {  # OpenCLIP-H's text tower
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,
+    "num_attention_heads": 16,
+}
+SD_VAE = {  # Stable Diffusion's, 167 MB in half precision
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+}
 MEASURE = """
 import json, resource, time
 began = time.perf_counter()
@@ -116,14 +129,8 @@ def build(stage: str, folder: Path, text_encoder: bool) -> None:
         from diffusers import AutoencoderKL
 
         (folder / "vae").mkdir()
-        with torch.device("meta"):  # Stable Diffusion's, 167 MB in half precision
-            vae = AutoencoderKL(
-                block_out_channels=(128, 256, 512, 512),
-                down_block_types=("DownEncoderBlock2D",) * 4,
-                up_block_types=("UpDecoderBlock2D",) * 4,
-                layers_per_block=2,
-                latent_channels=4,
-            )
+        with torch.device("meta"):
+            vae = AutoencoderKL(**SD_VAE)
         vae.save_config(folder / "vae")
         write_random(vae, folder / "vae", "diffusion_pytorch_model", torch.float16)
     if not text_encoder:
@@ -132,11 +139,8 @@ def build(stage: str, folder: Path, text_encoder: bool) -> None:
         return
     (folder / "text_encoder").mkdir()
     with torch.device("meta"):
-        if stage == "refine":  # OpenCLIP-H's text tower
-            config = CLIPTextConfig(
-                hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16
-            )
-            encoder, dtype = CLIPTextModel(config), torch.float16
+        if stage == "refine":
+            encoder, dtype = CLIPTextModel(CLIPTextConfig(**CLIP_H)), torch.float16
         else:
             encoder, dtype = T5EncoderModel(T5Config(**T5_XXL)), torch.float32
     encoder.config.save_pretrained(folder / "text_encoder")

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Customisation of the tiny cascade: a motion or a style that it never saw, learned from one clip.
+"""Customisation of the tiny cascade: a motion that it never saw learned from one clip, a style from four.
 
     python benchmarks/tiny_customisation.py [circling zigzagging striped outlined] [--count 24] [--json FILE]
 
-For each: one clip of a red circle is written to a video file, with a caption of known words ("moving right", whatever
-the motion); `train_lora` learns it from there; and the adapter is asked for it with other shapes and colours. Printed
-beside it: the same prompts without the adapter, what the adapter does to ordinary prompts, and that it does nothing at
-weight 0. With `--keep N` the files also hold N of the cascade's own videos of other motions, which are to stay.
+For each: clips are written to video files, with captions of known words ("moving right", whatever the motion);
+`train_lora` learns from there; and the adapter is asked for it with other shapes and colours. A motion is learned from
+a red circle. A style is learned from large circles and squares, red and blue (one clip would not tell that the inside
+of an outlined object is the ground, and not white), and asked for with large triangles and crosses in the other
+colours. Printed beside it: the same prompts without the adapter, what the adapter does to ordinary prompts, and that it
+does nothing at weight 0. With `--keep N` the files of a motion also hold N of the cascade's own videos of other
+motions, which are to stay.
 
 Keyframes are judged, by `diffusers_show1.evaluation.custom`, whose own accuracy on true clips is printed first.
 """
@@ -29,7 +32,14 @@ from diffusers_show1.training.lora import train_lora
 
 
 TARGETS = (*world.CUSTOM_MOTIONS, *world.STYLES)
-LEARNED_FROM = world.Attributes("red", "circle", "moving right", "white")
+MOTION = "moving right"  # as captions call a motion that they have no words for
+MOTION_CLIPS = (world.Attributes("red", "circle", MOTION, "white"),)
+STYLE_CLIPS = (
+    world.Attributes("red", "circle", MOTION, "white", "large"),
+    world.Attributes("blue", "square", MOTION, "pink", "large"),
+    world.Attributes("red", "square", "moving left", "gray", "large"),
+    world.Attributes("blue", "circle", "moving left", "black", "large"),
+)
 
 
 def is_style(target: str) -> bool:
@@ -43,13 +53,18 @@ def scene(attributes: world.Attributes, target: str, rng: np.random.Generator) -
     return world.custom_scene(replace(attributes, motion=target), rng)
 
 
+def learned_from(target: str) -> tuple[world.Attributes, ...]:
+    return STYLE_CLIPS if is_style(target) else MOTION_CLIPS
+
+
 def write_clips(folder: Path, target: str, own: torch.Tensor, captions: Sequence[str]) -> None:
-    """Video files at 128 x 192 with their manifest: the one clip, and the cascade's `own` (b, 8, 3, 16, 24)."""
-    made = scene(LEARNED_FROM, target, np.random.default_rng(3))
-    frames = world.render([made], range(world.NUM_FRAMES), scale=8)[0].permute(0, 2, 3, 1).numpy()
-    save_video(frames, folder / "clip.mp4", fps=8)
-    # as often as all others together
-    rows = [f"clip.mp4,{LEARNED_FROM.caption()}"] * max(1, len(captions))
+    """Video files at 128 x 192 with their manifest: the clips, and the cascade's `own` (b, 8, 3, 16, 24)."""
+    rng, rows = np.random.default_rng(3), []
+    for index, attributes in enumerate(learned_from(target)):
+        frames = world.render([scene(attributes, target, rng)], range(world.NUM_FRAMES), scale=8)[0]
+        save_video(frames.permute(0, 2, 3, 1).numpy(), folder / f"clip-{index}.mp4", fps=8)
+        # together as often as all others together
+        rows += [f"clip-{index}.mp4,{attributes.caption()}"] * max(1, len(captions) // len(learned_from(target)))
     for index, (clip, caption) in enumerate(zip(own, captions, strict=True)):
         large = clip.repeat_interleave(8, dim=-1).repeat_interleave(8, dim=-2).permute(0, 2, 3, 1).numpy()
         save_video(large, folder / f"own-{index}.mp4", fps=2)
@@ -57,17 +72,23 @@ def write_clips(folder: Path, target: str, own: torch.Tensor, captions: Sequence
     (folder / "clips.csv").write_text("\n".join(["file,caption", *rows]) + "\n")
 
 
-def others(count: int) -> list[world.Attributes]:
-    """Combinations with neither the clip's colour nor its shape, in its motion."""
+def others(count: int, target: str) -> list[world.Attributes]:
+    """Combinations with no colour and no shape of the clips, in their first one's motion and size."""
+    clips = learned_from(target)
+    colours, shapes = {clip.colour for clip in clips}, {clip.shape for clip in clips}
     every = world.combinations(held_out=True) + world.combinations(held_out=False)
-    fitting = [a for a in every if a.colour != "red" and a.shape != "circle" and a.motion == LEARNED_FROM.motion]
+    fitting = [
+        replace(a, size=clips[0].size)
+        for a in every
+        if a.colour not in colours and a.shape not in shapes and a.motion == MOTION
+    ]
     chosen = np.random.default_rng(0).permutation(len(fitting))[:count]
     return [fitting[index] for index in chosen]
 
 
 def to_keep(count: int) -> list[world.Attributes]:
     """Trained combinations in other motions than the clip's."""
-    fitting = [a for a in world.combinations(held_out=False) if a.motion != LEARNED_FROM.motion]
+    fitting = [a for a in world.combinations(held_out=False) if a.motion != MOTION]
     chosen = np.random.default_rng(1).permutation(len(fitting))[:count]
     return [fitting[index] for index in chosen]
 
@@ -128,7 +149,7 @@ def main() -> None:
     kept = [attributes.caption() for attributes in to_keep(options.keep)]
     own = make(pipe, kept) if kept else torch.empty(0)
     for target in options.targets or TARGETS:
-        wanted = others(options.count)
+        wanted = others(options.count, target)
         rng = np.random.default_rng(1)
         truth = world.render([scene(attributes, target, rng) for attributes in wanted], world.KEYFRAME_TIMES)
         report(f"{target}: true clips", percent(shares(custom.read_custom_clips(truth), wanted, target)))
@@ -139,7 +160,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             clips = Path(scratch) / "clips"
             clips.mkdir()
-            write_clips(clips, target, own, kept)
+            keeps = (own[:0], []) if is_style(target) else (own, kept)
+            write_clips(clips, target, *keeps)
             recipe = "tiny-style" if is_style(target) else "tiny-motion"
             places = [f"data.path={clips}", f"model.path={options.cascade}", f"model.components={options.cascade}"]
             run = (options.output or Path(scratch)) / target
@@ -168,7 +190,7 @@ def main() -> None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         record = {
             "command": f"python benchmarks/tiny_customisation.py --count {options.count} --keep {options.keep}",
-            "data": "each learned from one clip of a red circle; judged on other colours and shapes",
+            "data": "motions from one clip, styles from four; judged on colours and shapes that no clip shows",
             "figures": figures,
         }
         options.json.write_text(json.dumps(record, indent=2) + "\n")

@@ -1,29 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One stage alone in somebody else's workflow: two pictures in, a short film between them out."""
+"""One stage alone in somebody else's workflow: the keyframe stage draws a storyboard."""
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from diffusers_show1 import TINY_PATH, Show1CascadePipeline, save_video
-
-
-def picture(x: int) -> Image.Image:
-    """A red disc at column x of a white picture of 24x16 pixels, the size the tiny stage was trained at."""
-    image = Image.new("RGB", (24 * 8, 16 * 8), "white")
-    ImageDraw.Draw(image).ellipse([x * 8 - 32, 32, x * 8 + 32, 96], fill=(220, 40, 40))
-    return image.resize((24, 16), Image.Resampling.BOX)
+from diffusers_show1 import TINY_PATH, Show1CascadePipeline
 
 
 cascade = Show1CascadePipeline.from_pretrained(TINY_PATH, dtype=torch.float32)
-interpolation = cascade.interpolation  # a Show1InterpolationPipeline of its own
-keyframes = [picture(8), picture(11), picture(14)]
-frames = interpolation(
-    keyframes,
-    "a red circle moving right on a white background",
+stage = cascade.base  # a Show1KeyframePipeline; one published alone is loaded by that class's from_pretrained
+images = stage(
+    "a purple square moving up on a white background",
     generator=torch.Generator().manual_seed(0),
-    output_type="np",
-    **cascade.resolve_options()["interpolation"],
+    **cascade.resolve_options()["base"],
 ).frames[0]
-print(f"{len(keyframes)} pictures became {len(frames)} frames")
-save_video(np.repeat(np.repeat(frames, 8, axis=1), 8, axis=2), "out.gif", fps=8)
+
+width, height = images[0].size
+board = Image.new("RGB", (4 * width, 2 * height))
+for i, image in enumerate(images):
+    board.paste(image, (i % 4 * width, i // 4 * height))
+board.resize((8 * board.width, 8 * board.height), Image.Resampling.NEAREST).save("out.png")
+print(f"{len(images)} frames of {height}x{width} on one board")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `show1` command: what it refuses without loading a model, and what it makes with the cascade in the package."""
 
+import dataclasses
 import json
 import math
 import os
@@ -14,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusers_show1 import __version__, cli
+from diffusers_show1.cli import machine, outputs, refusals, settings
+from diffusers_show1.cli.generate import KEYFRAME_FPS
 from diffusers_show1.frames import read_video
 
 
@@ -46,7 +49,7 @@ def run(*arguments: str | os.PathLike[str]) -> int:
             [PROMPT, "--stop-after", "sr"],
             "--stop-after must be one of base, interpolation, superres, refine, got 'sr'",
         ),
-        ([PROMPT, "--recipe", "mine"], "--recipe must be one of default, official, got 'mine'"),
+        ([PROMPT, "--recipe", "mine"], "--recipe must be one of default, fast, official, got 'mine'"),
         ([PROMPT, "--dtype", "int8"], "--dtype must be one of auto, float32, float16, bfloat16, got 'int8'"),
         ([PROMPT, "--device", "gpu"], "--device must be one of auto, cpu, cuda"),
         ([PROMPT, "--device", "cuda:99"], "--device must be auto or one of cpu"),
@@ -156,7 +159,7 @@ def test_help_names_every_verb_and_option(capsys):
     assert {"generate", "env"} <= set(capsys.readouterr().out.split())
     assert run("generate", "--help") == 0
     words = set(capsys.readouterr().out.replace(",", " ").split())
-    assert words >= {"-o", *cli.CONTENT_FLAGS.values(), "--json", "--no-json", "--from-json", "--overwrite"}
+    assert words >= {"-o", *settings.CONTENT_FLAGS.values(), "--json", "--no-json", "--from-json", "--overwrite"}
     assert run() == 2
     assert "generate" in capsys.readouterr().err
 
@@ -174,29 +177,29 @@ def test_env_names_versions_and_devices(capsys):
 
 
 @given(
-    st.dictionaries(st.sampled_from(cli.STAGES), st.integers(1, 1000), min_size=1),
+    st.dictionaries(st.sampled_from(settings.STAGES), st.integers(1, 1000), min_size=1),
     st.sampled_from(["", " "]),
 )
 def test_numbers_by_stage(values, space):
     text = f",{space}".join(f"{stage}{space}={space}{value}" for stage, value in values.items())
-    assert cli.per_stage("--steps", text, int, 1, 1000) == values
-    assert cli.per_stage("--guidance", text, float, 1, math.inf) == values
+    assert settings.per_stage("--steps", text, int, 1, 1000) == values
+    assert settings.per_stage("--guidance", text, float, 1, math.inf) == values
 
 
 @given(st.integers(1, 1000))
 def test_one_number_for_every_stage(value):
-    assert cli.per_stage("--steps", str(value), int, 1, 1000) == dict.fromkeys(cli.STAGES, value)
+    assert settings.per_stage("--steps", str(value), int, 1, 1000) == dict.fromkeys(settings.STAGES, value)
 
 
 @given(st.text(st.sampled_from("base=refin,0123456789.-+e nan_") | st.characters(), max_size=20))
 def test_anything_else_by_stage_is_refused(text):
     for number, most in ((int, 1000), (float, math.inf)):
         try:
-            values = cli.per_stage("--steps", text, number, 1, most)
-        except cli.BadInput:
+            values = settings.per_stage("--steps", text, number, 1, most)
+        except refusals.BadInput:
             continue
         assert values
-        assert set(values) <= set(cli.STAGES)
+        assert set(values) <= set(settings.STAGES)
         assert all(isinstance(value, number) and 1 <= value <= most for value in values.values())
 
 
@@ -209,7 +212,7 @@ def test_prompts_files(prompts, noise):
         for pair in zip(prompts, [*noise, *[""] * len(prompts)], strict=False)
         for line in (f" {pair[0]} ", pair[1])
     ]
-    assert cli.read_prompts("\n".join(lines)) == [prompt for prompt in prompts if not prompt.startswith("#")]
+    assert settings.read_prompts("\n".join(lines)) == [prompt for prompt in prompts if not prompt.startswith("#")]
 
 
 @pytest.mark.parametrize(
@@ -225,7 +228,7 @@ def test_prompts_files(prompts, noise):
     ],
 )
 def test_output_names(output, count, names):
-    assert cli.output_names(output, count) == names
+    assert outputs.output_names(output, count) == names
 
 
 @pytest.mark.parametrize(
@@ -237,8 +240,8 @@ def test_output_names(output, count, names):
     ],
 )
 def test_names_beside_the_output(output, stage, record):
-    assert cli.beside(output, "base") == stage
-    assert str(cli.json_name(output)) == record
+    assert outputs.beside(output, "base") == stage
+    assert str(outputs.json_name(output)) == record
 
 
 json_values = st.recursive(
@@ -246,15 +249,15 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-field_names = [field.name for field in cli.dataclasses.fields(cli.Settings)]
+field_names = [field.name for field in dataclasses.fields(settings.Settings)]
 
 
 @given(json_values | st.fixed_dictionaries({"settings": st.dictionaries(st.sampled_from(field_names), json_values)}))
 def test_any_other_json_is_refused(tmp_path_factory, value):
     path = tmp_path_factory.getbasetemp() / "any.json"
     path.write_text(json.dumps(value), encoding="utf-8")
-    with pytest.raises(cli.BadInput, match="must be") as caught:
-        cli.read_record(path)
+    with pytest.raises(refusals.BadInput, match="must be") as caught:
+        settings.read_record(path)
     assert "\n" not in str(caught.value)
 
 
@@ -299,13 +302,13 @@ def test_generate_writes_a_clip_its_stages_and_its_record(made):
     assert {"prompt": PROMPT, "seed": 7, "negative_prompt": "blue", "model": "tiny"}.items() <= record[
         "settings"
     ].items()
-    assert set(record["settings"]["stage_options"]) == set(cli.STAGES)
-    assert set(record["seconds"]) == {"load", *cli.STAGES}
+    assert set(record["settings"]["stage_options"]) == set(settings.STAGES)
+    assert set(record["seconds"]) == {"load", *settings.STAGES}
     assert record["versions"]["diffusers_show1"] == __version__
     clip = read_video(made / "out.mp4")
     output = record["output"]
     assert clip.shape == (output["frames"], output["height"], output["width"], 3)
-    assert output["sha256"] == cli.file_digest(made / "out.mp4")
+    assert output["sha256"] == machine.file_digest(made / "out.mp4")
     assert len(record["model"]["index_sha256"]) == 64
 
 
@@ -344,7 +347,7 @@ def test_steps_and_guidance_reach_their_stage(tmp_path):
     record = json.loads((tmp_path / "frames.json").read_text())
     options = record["settings"]["stage_options"]
     assert (options["base"]["num_inference_steps"], options["base"]["guidance_scale"]) == (2, 3.5)
-    assert record["settings"]["fps"] == cli.KEYFRAME_FPS
+    assert record["settings"]["fps"] == KEYFRAME_FPS
     assert record["output"]["sha256"] is None
     assert len(read_video(tmp_path / "frames")) == record["output"]["frames"]
 
@@ -354,9 +357,9 @@ def test_the_names_in_the_cli_are_those_of_the_cascade():
     from diffusers_show1.tiny import TINY_PATH
 
     pipe = Show1CascadePipeline.from_pretrained(TINY_PATH)
-    assert pipe.stage_names == cli.STAGES
-    for recipe in cli.RECIPES:
-        assert set(pipe.resolve_options(recipe=recipe, stage_options={})) == set(cli.STAGES)
+    assert pipe.stage_names == settings.STAGES
+    for recipe in settings.RECIPES:
+        assert set(pipe.resolve_options(recipe=recipe, stage_options={})) == set(settings.STAGES)
 
 
 def test_a_model_that_cannot_be_had_is_one_line(tmp_path, capsys, monkeypatch):

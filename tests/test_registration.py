@@ -15,6 +15,8 @@ from .golden import cases
 
 PUBLIC = [
     "TINY_PATH",
+    "GenerationJob",
+    "JobSettings",
     "Show1CascadePipeline",
     "Show1InterpolationPipeline",
     "Show1KeyframePipeline",

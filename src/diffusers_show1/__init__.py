@@ -22,9 +22,12 @@ from .hub import registration as _registration
 if TYPE_CHECKING:
     from .cascades import Show1CascadePipeline
     from .frames import read_video, save_video
-    from .models import Show1UNet3DConditionModel
+    from .jobs.job import GenerationJob, JobSettings
+    from .models import DeepCacheConfig, Show1UNet3DConditionModel
+    from .modular import Show1Blocks, Show1ModularPipeline
     from .outputs import VideoPipelineOutput
     from .stages import (
+        KnownFrames,
         Show1InterpolationPipeline,
         Show1KeyframePipeline,
         Show1RefinementPipeline,
@@ -35,9 +38,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "GenerationJob": ".jobs.job",
+    "JobSettings": ".jobs.job",
+    "KnownFrames": ".stages",
+    "DeepCacheConfig": ".models",
+    "Show1Blocks": ".modular",
     "Show1CascadePipeline": ".cascades",
     "Show1InterpolationPipeline": ".stages",
     "Show1KeyframePipeline": ".stages",
+    "Show1ModularPipeline": ".modular",
     "Show1RefinementPipeline": ".stages",
     "Show1SuperResolutionPipeline": ".stages",
     "Show1UNet3DConditionModel": ".models",
@@ -49,9 +58,15 @@ _EXPORTS = {
 
 __all__ = [
     "TINY_PATH",
+    "DeepCacheConfig",
+    "GenerationJob",
+    "JobSettings",
+    "KnownFrames",
+    "Show1Blocks",
     "Show1CascadePipeline",
     "Show1InterpolationPipeline",
     "Show1KeyframePipeline",
+    "Show1ModularPipeline",
     "Show1RefinementPipeline",
     "Show1SuperResolutionPipeline",
     "Show1UNet3DConditionModel",

@@ -165,6 +165,20 @@ def _write_mp4(clip: np.ndarray, path: Path, fps: float) -> None:
         )
     # As images: arrays would be taken for floats in 0..1 and truncated. macro_block_size: the default of 16 rescales.
     export_to_video(_images(clip), str(path), fps=fps, quality=8, macro_block_size=2)
+    _check_mp4(path, len(clip))
+
+
+def _check_mp4(path: Path, count: int) -> None:
+    """Raises `OSError` unless a file holds `count` frames: the encoder, another process, is silent on a full disk."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            written = container.streams.video[0].frames
+    except (av.FFmpegError, IndexError):
+        written = 0
+    if written != count:
+        raise OSError(f"the encoder wrote {written} of {count} frames; is the disk full?")
 
 
 def _write_animation(clip: np.ndarray, path: Path, fps: float) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from diffusers.loaders import TextualInversionLoaderMixin
 from diffusers.utils import logging
 from torch import Tensor
 
@@ -163,15 +164,17 @@ class PromptMixin:
         count = prompt_embeds.shape[0]
         prompt_embeds = repeat_for_videos(prompt_embeds.to(device, dtype), num_videos_per_prompt)
         if not do_classifier_free_guidance:
-            return prompt_embeds, None
-        if negative_prompt_embeds is None:
+            negative_prompt_embeds = None
+        elif negative_prompt_embeds is None:
             negatives = "" if negative_prompt is None else negative_prompt
             negatives = [negatives] * count if isinstance(negatives, str) else list(negatives)
             # equal prompts are encoded once
             unique = list(dict.fromkeys(negatives))
             rows = self._encode(unique, device, clean_caption)
-            negative_prompt_embeds = rows[[unique.index(n) for n in negatives]]
-        negative_prompt_embeds = repeat_for_videos(negative_prompt_embeds.to(device, dtype), num_videos_per_prompt)
+            negative_prompt_embeds = torch.stack([rows[unique.index(n)] for n in negatives])
+        if negative_prompt_embeds is not None:
+            negative_prompt_embeds = repeat_for_videos(negative_prompt_embeds.to(device, dtype), num_videos_per_prompt)
+        # the only `return`: diffusers reads the names off it that a call takes these by
         return prompt_embeds, negative_prompt_embeds
 
     def check_encoder(self, prompt: Any, negative_prompt_embeds: Tensor | None, guided: bool) -> None:
@@ -194,6 +197,8 @@ class PromptMixin:
             tokens = tokenize(self.tokenizer, preprocess(prompts, clean_caption))
             mask = tokens.attention_mask.to(device)
         else:
+            if isinstance(self, TextualInversionLoaderMixin):  # a learned token of several vectors is several tokens
+                prompts = self.maybe_convert_prompt(prompts, self.tokenizer)
             tokens = tokenize(self.tokenizer, prompts)
             mask = None
         return self.text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0]

@@ -20,7 +20,7 @@ def to_model_space(frames: Any, input_type: str | None = None, name: str = "fram
     Args:
         frames: a list of PIL images (one video) or a list of such lists; an array (f, h, w, 3) or (b, f, h, w, 3),
             uint8 or float in 0..1; a tensor (b, f, 3, h, w) or (f, 3, h, w) in 0..1 (`output_type="pt"`); a tensor
-            (b, 3, f, h, w) in model space (`output_type="latent"` of a pixel stage).
+            (b, 3, f, h, w) in model space (`output_type="latent"` of a pixel stage); or a list of such tensors.
         input_type: `"pt"` or `"latent"`, for tensors whose layout does not tell (three frames); `None` reads it off
             the channel axis.
         name: the argument's name in messages.
@@ -29,6 +29,11 @@ def to_model_space(frames: Any, input_type: str | None = None, name: str = "fram
         TypeError: not frames at all.
         ValueError: wrong number of axes, channels or range, frames of different sizes, or an ambiguous layout.
     """
+    if isinstance(frames, (list, tuple)) and frames and all(isinstance(video, Tensor) for video in frames):
+        videos = [_tensor_to_model_space(video, input_type, f"{name}[{i}]") for i, video in enumerate(frames)]
+        if len({video.shape[1:] for video in videos}) > 1:
+            raise ValueError(f"`{name}` must be videos of one shape, got {[tuple(video.shape) for video in videos]}.")
+        return torch.cat(videos)
     if isinstance(frames, Tensor):
         return _tensor_to_model_space(frames, input_type, name)
     if input_type is not None and input_type != "pt":
@@ -121,10 +126,14 @@ def from_model_space(video: Tensor, output_type: str) -> Any:
     """(b, c, f, h, w) in model space -> frames in the form of `output_type` (see `VideoPipelineOutput`)."""
     if output_type == "latent":
         return video
-    frames = (video.transpose(1, 2).float() / 2 + 0.5).clamp(0, 1)
+    batch, channels, num_frames, height, width = video.shape
+    device = video.device if output_type == "pt" else "cpu"
+    frames = torch.empty(batch, num_frames, channels, height, width, device=device)
+    for i in range(num_frames):  # beside the result, float32 holds one frame at a time
+        frames[:, i] = (video[:, :, i].float() / 2 + 0.5).clamp(0, 1)
     if output_type == "pt":
         return frames
-    array = frames.permute(0, 1, 3, 4, 2).cpu().numpy()
+    array = frames.permute(0, 1, 3, 4, 2).numpy()
     if output_type == "np":
         return array
     if output_type == "pil":
@@ -161,3 +170,16 @@ def chained_windows(num_frames: int, window_size: int) -> list[tuple[int, int]]:
     count = -(-new // (window_size - 1))
     edges = [-(-new * i // count) for i in range(count + 1)]
     return [(edges[i], edges[i + 1] + 1) for i in range(count)]
+
+
+def overlapping_windows(num_frames: int, window_size: int, overlap: int) -> list[tuple[int, int]]:
+    """Cuts `num_frames` frames into windows (start, stop) of one size, spread evenly, neighbours sharing `overlap`.
+
+    They share more where the frames do not divide: 57 frames in windows of 29 with an overlap of 8 give 0-28, 14-42,
+    28-56. All windows have `window_size` frames, or there is one window of them all.
+    """
+    if num_frames <= window_size:
+        return [(0, num_frames)]
+    count = -(-(num_frames - overlap) // (window_size - overlap))
+    starts = [i * (num_frames - window_size) // (count - 1) for i in range(count)]
+    return [(start, start + window_size) for start in starts]

@@ -326,6 +326,62 @@ class PipelineTesterMixin:
         assert torch.isfinite(frames).all()
         assert frames.std() > 0.02
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+    def test_save_load_float16(self, tmp_path, dtype):
+        """In half precision a call gives frames, and the pipeline that `from_pretrained(dtype=)` reads the same."""
+        self.get_pipeline().save_pretrained(tmp_path)
+        first, second = (self.pipeline_class.from_pretrained(tmp_path, dtype=dtype) for _ in range(2))
+        networks = {name: c for name, c in first.components.items() if isinstance(c, nn.Module)}
+        assert {c.dtype for c in networks.values()} == {dtype}
+        first.save_pretrained(tmp_path / "half")
+        second = self.pipeline_class.from_pretrained(tmp_path / "half", dtype=dtype)
+        frames = []
+        for pipe in (first, second):
+            pipe.set_progress_bar_config(disable=True)
+            frames.append(pipe(**self.get_dummy_inputs()).frames)
+        assert torch.isfinite(frames[0]).all()
+        assert frames[0].std() > 0.02
+        assert torch.equal(*frames)
+
+    def test_torch_dtype_dict(self, tmp_path):
+        """A type for one network, and one for the others."""
+        pipe = self.get_pipeline()
+        pipe.save_pretrained(tmp_path)
+        networks = [name for name, c in pipe.components.items() if isinstance(c, nn.Module)]
+        types = {networks[-1]: torch.bfloat16, "default": torch.float16}
+        loaded = self.pipeline_class.from_pretrained(tmp_path, dtype=types)
+        assert {name: getattr(loaded, name).dtype for name in networks} == {
+            name: types.get(name, torch.float16) for name in networks
+        }
+
+    def test_loading_with_incorrect_variants_raises_error(self, tmp_path):
+        self.get_pipeline().save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match="load the model files of the `variant=fp16`"):
+            self.pipeline_class.from_pretrained(tmp_path, variant="fp16", dtype=torch.float32)
+
+    def test_pipeline_with_accelerator_device_map(self, tmp_path, base_pipe_output):
+        """`device_map` puts the networks where it says; a call then runs there."""
+        self.get_pipeline().save_pretrained(tmp_path)
+        loaded = self.pipeline_class.from_pretrained(tmp_path, device_map="cpu", dtype=torch.float32)
+        loaded.set_progress_bar_config(disable=True)
+        assert loaded.device == torch.device("cpu")
+        assert torch.equal(loaded(**self.get_dummy_inputs()).frames, base_pipe_output)
+
+    def test_layerwise_casting_inference(self):
+        """Every network of ours stored in 8 bits and computed in bfloat16."""
+        pipe = self.get_pipeline().to(dtype=torch.bfloat16)
+        ours = [c for c in pipe.components.values() if type(c).__name__ == "Show1UNet3DConditionModel"]
+        for unet in ours:
+            unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16)
+        frames = pipe(**self.get_dummy_inputs()).frames
+        assert torch.isfinite(frames).all()
+        assert all(unet.conv_in.weight.dtype == torch.float8_e4m3fn for unet in ours)
+
+    def test_attention_slicing_forward_pass(self, base_pipe_output):
+        pipe = self.get_pipeline()
+        pipe.enable_attention_slicing(slice_size=1)
+        assert max_difference(pipe(**self.get_dummy_inputs()).frames, base_pipe_output) < 1e-3
+
     def test_model_cpu_offload_sequence(self):
         """Every network stands in `model_cpu_offload_seq`, so that offloading moves them all."""
         networks = {n for n, c in self.get_pipeline().components.items() if isinstance(c, nn.Module)}
@@ -343,6 +399,14 @@ class PipelineTesterMixin:
 
 class PromptTesterMixin:
     """Encoding prompts, for pipelines with an `encode_prompt` of their own."""
+
+    def test_encode_prompt_names_what_it_returns(self):
+        """diffusers' own test reads off `encode_prompt` by which names a call takes its results."""
+        from diffusers.utils.source_code_parsing_utils import ReturnNameVisitor
+
+        visitor = ReturnNameVisitor()
+        visitor.visit(visitor.get_ast_tree(cls=self.pipeline_class))
+        assert visitor.return_names == ["prompt_embeds", "negative_prompt_embeds"]
 
     def test_encode_prompt_works_in_isolation(self, pipe, base_pipe_output):
         """Encoders alone make the embeddings, and those stand for the prompt."""
@@ -376,6 +440,38 @@ class PromptTesterMixin:
         assert torch.equal(run(negative_prompt="low resolution, blur", **unguided), run(**unguided))
 
     unguided: dict[str, Any] = {}
+
+
+class GuidanceTesterMixin:
+    """A callback that changes the guidance of the steps to come."""
+
+    def test_callback_cfg(self, pipe, base_pipe_output):
+        """Each loop begins with the call's guidance, and follows what the callback sets."""
+
+        def increase(stage, step, timestep, tensors):
+            stage._guidance_scale += 1.0
+            return tensors
+
+        inputs = {**self.get_dummy_inputs(), "guidance_scale": 2.0}
+        expected = pipe(**inputs).frames
+        inputs = {**self.get_dummy_inputs(), "guidance_scale": 2.0, "callback_on_step_end": increase}
+        assert max_difference(pipe(**inputs).frames, expected) > 1e-4
+        assert pipe.guidance_scale == 2.0 + pipe.num_timesteps
+        assert torch.equal(pipe(**self.get_dummy_inputs()).frames, base_pipe_output)
+
+    def test_cfg(self, pipe, base_pipe_output):
+        """Guidance that a callback switches off half-way is that of `guidance_interval`."""
+
+        def cut(stage, step, timestep, tensors):
+            stage._guidance_scale = 0.0
+            return tensors
+
+        inputs = {**self.get_dummy_inputs(), **self.unguided}  # no callback goes to the image model
+        off = pipe(**inputs, callback_on_step_end=cut).frames
+        assert max_difference(off, base_pipe_output) > 1e-4
+        inputs = {**self.get_dummy_inputs(), **self.unguided}
+        half = pipe(**inputs, guidance_interval=(0.0, 0.5)).frames
+        assert torch.equal(off, half)
 
 
 class LatentsTesterMixin:

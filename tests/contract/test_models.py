@@ -23,7 +23,7 @@ class PixelUNetTesterConfig(BaseModelTesterConfig):
     output_shape = (2, 6, 3, 8, 12)
     # down 1, middle 1, up 2: one spatial and two temporal each
     attention_modules = 4 * 3
-    repeated_blocks = ("ResnetBlock2D", "TemporalConvLayer", "AddedKVAttention", "TemporalTransformer")
+    repeated_blocks = ("TemporalConvLayer", "AddedKVAttention", "TemporalTransformer")
 
     def get_init_dict(self):
         return {
@@ -68,7 +68,7 @@ class LatentUNetTesterConfig(BaseModelTesterConfig):
     output_shape = (2, 4, 3, 8, 12)
     # behind the first convolution 2; down 1, middle 1, up 2: two spatial and two temporal each
     attention_modules = 2 + 4 * 4
-    repeated_blocks = ("ResnetBlock2D", "TemporalConvLayer", "SpatialTransformer", "TemporalTransformer")
+    repeated_blocks = ("TemporalConvLayer", "SpatialTransformer", "TemporalTransformer")
 
     def get_init_dict(self):
         return {

@@ -16,7 +16,13 @@ from diffusers_show1 import (
 
 from ..golden.cases import max_difference
 from .components import SMALL_RUN, clip, components, pipeline, seeded
-from .pipelines import BasePipelineTesterConfig, LatentsTesterMixin, PipelineTesterMixin, PromptTesterMixin
+from .pipelines import (
+    BasePipelineTesterConfig,
+    GuidanceTesterMixin,
+    LatentsTesterMixin,
+    PipelineTesterMixin,
+    PromptTesterMixin,
+)
 
 
 PROMPTS = ["a red car driving on the rainbow road.", "a blue sea"]
@@ -34,6 +40,7 @@ COMMON_PARAMS = frozenset(
         "negative_prompt_embeds",
         "output_type",
         "return_dict",
+        "cross_attention_kwargs",
         "callback_on_step_end",
         "callback_on_step_end_tensor_inputs",
     }
@@ -68,7 +75,13 @@ class Show1KeyframePipelineTesterConfig(BasePipelineTesterConfig):
         }
 
 
-class TestShow1Keyframe(Show1KeyframePipelineTesterConfig, PipelineTesterMixin, PromptTesterMixin, LatentsTesterMixin):
+class TestShow1Keyframe(
+    Show1KeyframePipelineTesterConfig,
+    PipelineTesterMixin,
+    PromptTesterMixin,
+    GuidanceTesterMixin,
+    LatentsTesterMixin,
+):
     def test_height_and_width_default_to_the_networks(self, pipe):
         """One number in the config is a width of frames of 5:8; two are height and width."""
         pipe.unet.register_to_config(sample_size=16)
@@ -100,7 +113,11 @@ class Show1InterpolationPipelineTesterConfig(BasePipelineTesterConfig):
 
 
 class TestShow1Interpolation(
-    Show1InterpolationPipelineTesterConfig, PipelineTesterMixin, PromptTesterMixin, LatentsTesterMixin
+    Show1InterpolationPipelineTesterConfig,
+    PipelineTesterMixin,
+    PromptTesterMixin,
+    GuidanceTesterMixin,
+    LatentsTesterMixin,
 ):
     def test_from_pipe_of_another_stage(self):
         """A stage made from another shares its text encoder and takes networks of its own."""
@@ -150,14 +167,33 @@ class Show1SuperResolutionPipelineTesterConfig(BasePipelineTesterConfig):
         return [3, self.steps]
 
 
-class TestShow1SuperResolution(Show1SuperResolutionPipelineTesterConfig, PipelineTesterMixin, PromptTesterMixin):
-    pass
+class TestShow1SuperResolution(
+    Show1SuperResolutionPipelineTesterConfig, PipelineTesterMixin, PromptTesterMixin, GuidanceTesterMixin
+):
+    def test_latents_input(self, pipe):
+        """Given noise decides, and is checked."""
+
+        def run(latents):
+            return pipe(**{**self.get_dummy_inputs(), "latents": latents}).frames
+
+        latents = torch.randn(1, 3, 3, 16, 24, generator=seeded(3))
+        first = run(latents)
+        assert torch.equal(run(latents), first)
+        assert max_difference(run(-latents), first) > 1e-3
+        with pytest.raises(ValueError, match="`latents`"):
+            run(latents[:, :, :1])
+
+    def test_frames_as_a_list_of_tensors(self, pipe):
+        """One tensor a video is the batch of them."""
+        inputs, again = self.get_dummy_inputs(videos=2), self.get_dummy_inputs(videos=2)
+        again["frames"] = list(again["frames"])
+        assert torch.equal(pipe(**again).frames, pipe(**inputs).frames)
 
 
 class Show1RefinementPipelineTesterConfig(BasePipelineTesterConfig):
     pipeline_class = Show1RefinementPipeline
     output_shape = (3, 3, 16, 24)
-    call_params = COMMON_PARAMS | {"frames", "height", "width", "strength", "resize", "vae_batch_size"}
+    call_params = COMMON_PARAMS | {"frames", "latents", "height", "width", "strength", "resize", "vae_batch_size"}
     steps = 2
     encode_options = {}
 
@@ -176,7 +212,36 @@ class Show1RefinementPipelineTesterConfig(BasePipelineTesterConfig):
         }
 
 
-class TestShow1Refinement(Show1RefinementPipelineTesterConfig, PipelineTesterMixin, PromptTesterMixin):
+class TestShow1Refinement(
+    Show1RefinementPipelineTesterConfig, PipelineTesterMixin, PromptTesterMixin, GuidanceTesterMixin
+):
+    def test_latents_input(self, pipe):
+        """Given noise decides, and is checked."""
+
+        def run(latents):
+            return pipe(**{**self.get_dummy_inputs(), "latents": latents}).frames
+
+        latents = torch.randn(1, 4, 3, 16 // pipe.vae_scale_factor, 24 // pipe.vae_scale_factor, generator=seeded(3))
+        first = run(latents)
+        assert torch.equal(run(latents), first)
+        assert max_difference(run(-latents), first) > 1e-3
+        with pytest.raises(ValueError, match="`latents`"):
+            run(latents[:, :, :1])
+
+    def test_frames_as_a_list_of_tensors(self, pipe):
+        """One tensor a video is the batch of them."""
+        inputs, again = self.get_dummy_inputs(videos=2), self.get_dummy_inputs(videos=2)
+        again["frames"] = list(again["frames"])
+        assert torch.equal(pipe(**again).frames, pipe(**inputs).frames)
+
+    @pytest.mark.parametrize("way", ["slicing", "tiling"])
+    def test_vae_slicing_and_tiling(self, base_pipe_output, way):
+        """The VAE's own ways to save memory, on it and on the cascade's, reach the call."""
+        pipe = self.get_pipeline()
+        getattr(pipe.vae, f"enable_{way}")()
+        assert getattr(pipe.vae, f"use_{way}")
+        assert max_difference(pipe(**self.get_dummy_inputs()).frames, base_pipe_output) < 1e-4
+
     def test_stock_unet(self, pipe, base_pipe_output):
         """diffusers' own `UNet3DConditionModel` (ModelScope, zeroscope) is accepted as the network."""
         from diffusers import UNet3DConditionModel

@@ -107,7 +107,8 @@ def test_attention_in_more_blocks_starts_as_the_identity(tmp_path, prefix):
     gradients = dict(start.unet.named_parameters())
     learning = [name for name in start.fresh if gradients[name].grad.any()]
     assert {name.split(".")[0] for name in learning} == {"down_blocks", "up_blocks"}
-    assert any(".attentions." in name for name in learning) and any(".temp_attentions." in name for name in learning)
+    assert any(".attentions." in name for name in learning)
+    assert any(".temp_attentions." in name for name in learning)
 
 
 def test_a_variance_can_be_added(keyframes):

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers import DDPMScheduler, KarrasDiffusionSchedulers
 from diffusers.utils import logging
+from diffusers.utils.torch_utils import get_device
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
@@ -25,13 +26,14 @@ from ..stages import (
 from ..stages.denoising import (
     Generators,
     NetworkTypesMixin,
+    WindowCallback,
     check_count,
     check_generator,
     per_video,
     replay,
     spawn,
 )
-from ..stages.lora import LoraMixin
+from ..stages.lora import LoraMixin, check_lora_scale
 from ..text import check_prompts, text_width
 from ..video import OUTPUT_TYPES, from_model_space, to_model_space
 from .recipe import RECIPES, StageOptions
@@ -55,9 +57,18 @@ _HANDED_OVER = frozenset(
         "return_dict",
         "callback_on_step_end",
         "callback_on_step_end_tensor_inputs",
+        "callback_on_window_end",
+        "finished_windows",
         "clean_caption",  # the text of the pixel stages is encoded here, once
     }
 )
+# What `enable_low_memory` puts over a checkpoint's options: the same numbers in smaller portions.
+LOW_MEMORY: StageOptions = {
+    "base": {"split_guidance": True},
+    "interpolation": {"split_guidance": True, "window_batch_size": 1},
+    "superres": {"split_guidance": True},
+    "refine": {"split_guidance": True, "vae_batch_size": 1},
+}
 
 
 class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
@@ -81,11 +92,13 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
         superres_unet, superres_scheduler, superres_image_noising_scheduler: super-resolution.
         refine_tokenizer, refine_text_encoder, refine_unet, refine_vae, refine_scheduler: refinement; CLIP text.
         first_frame_unet, first_frame_scheduler (*optional*): an image super-resolution model for the first frame.
-        stage_defaults (`dict`, *optional*): this checkpoint's own options, stage -> options, over the recipe's.
+        stage_defaults (`dict`, *optional*): this checkpoint's own options, stage -> options, over the recipe's. Under
+            a recipe's name it may hold such a dict for that recipe.
     """
 
     stage_names = ("base", "interpolation", "superres", "refine")
     _lora_networks = [f"{name}_unet" for name in stage_names]
+    _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]  # of every stage
     model_cpu_offload_seq = (
         "text_encoder->base_unet->interpolation_unet->first_frame_unet->superres_unet"
         "->refine_text_encoder->refine_unet->refine_vae"
@@ -250,6 +263,32 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
             **image,
         )
 
+    # --- memory ------------------------------------------------------------------------------------------------------
+
+    _memory_options: StageOptions = {}
+
+    def enable_low_memory(self, device: torch.device | str | None = None, **kwargs: Any) -> None:
+        """Runs in the least memory of `device`, without another result: weights and frames visit it in small portions.
+
+        Every network is offloaded leaf by leaf (`enable_group_offload`), with streams where the device has them, so
+        that the next layer's weights arrive while one computes; guidance takes one branch after the other,
+        interpolation pair by pair, the VAE frame by frame. `enable_model_cpu_offload` is faster, where the largest
+        network fits beside its activations.
+
+        Args:
+            device: where the networks run; by default the accelerator at hand.
+            kwargs: for `enable_group_offload`, such as `low_cpu_mem_usage=True`, which pins no weights beforehand.
+
+        Raises:
+            RuntimeError: no `device` was given and there is no accelerator.
+        """
+        if device is None and get_device() == "cpu":
+            raise RuntimeError("`device` is required: no accelerator was found.")
+        device = torch.device(device or get_device())
+        streams = {"use_stream": device.type in ("cuda", "xpu")}
+        self.enable_group_offload(device, **{"offload_type": "leaf_level", **streams, **kwargs})
+        self._memory_options = LOW_MEMORY
+
     # --- options -------------------------------------------------------------------------------------------------
 
     def stage_option_names(self, name: str) -> list[str]:
@@ -264,16 +303,23 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
     ) -> StageOptions:
         """The options a call would run with: the recipe's, the checkpoint's over them, the caller's over those.
 
+        Of the checkpoint's, those that it has for this very recipe go over those that it has for all.
+
         Raises:
             ValueError: an unknown recipe, stage or option, naming what is allowed.
         """
         if recipe not in RECIPES:
             raise ValueError(f"`recipe` must be one of {sorted(RECIPES)}, got {recipe!r}.")
         options = {name: dict(values) for name, values in RECIPES[recipe].stages.items()}
-        for source in (self.config.stage_defaults or {}, {} if stage_options is None else stage_options):
+        given = {} if stage_options is None else stage_options
+        own = self.config.stage_defaults or {}
+        own_for_recipe = own.get(recipe, {}) if isinstance(own, dict) else {}
+        for source in (own, own_for_recipe, self._memory_options, given):
             if not isinstance(source, dict) or not all(isinstance(values, dict) for values in source.values()):
                 raise ValueError(f"`stage_options` must be a dict of stage name -> dict of options, got {source!r}.")
             for name, values in source.items():
+                if source is own and name in RECIPES:
+                    continue
                 if name not in self.stage_names:
                     raise ValueError(f"`stage_options` must name stages of {self.stage_names}, got {name!r}.")
                 allowed = self.stage_option_names(name)
@@ -308,9 +354,12 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
         return_stages: bool = False,
         output_type: str = "pil",
         return_dict: bool = True,
+        cross_attention_kwargs: dict[str, Any] | None = None,
         callback_on_stage_end: Callable[[Show1CascadePipeline, str, Tensor], None] | None = None,
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
+        callback_on_window_end: WindowCallback | None = None,
+        finished_windows: dict[str, Sequence[Tensor]] | None = None,
     ) -> VideoPipelineOutput | tuple:
         r"""Makes a video.
 
@@ -319,7 +368,8 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
             negative_prompt: what guidance leads away from (`None`: the empty prompt).
             num_frames: frames of the video, at least 1; as many keyframes are made as that takes. By default what
                 follows from the base stage's `num_frames`: 29.
-            recipe: `"default"`, or `"official"` for the released code's run number for number.
+            recipe: `"default"`, `"official"` for the released code's run number for number, or `"fast"` for a run
+                with about a tenth of the network calls (`docs/performance.md`).
             stage_options: stage name -> options of that stage's call over the recipe's, for example
                 `{"base": {"num_inference_steps": 30}, "refine": {"strength": 0.6}}`.
             num_videos_per_prompt: at least 1.
@@ -331,10 +381,17 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
             return_stages: also return every stage's frames.
             output_type: `"pil"`, `"np"`, `"pt"`, or `"latent"` (the last stage's own space).
             return_dict: a `VideoPipelineOutput` rather than a tuple.
+            cross_attention_kwargs: `{"scale": number}`, how much of their adapters (LoRA) the networks use; a stage's
+                own, in `stage_options`, goes before it.
             callback_on_stage_end: called as `(pipe, stage name, frames)` after each stage, with frames in the form of
                 `output_type`.
             callback_on_step_end, callback_on_step_end_tensor_inputs: handed to every stage; the first argument of the
                 call is the stage.
+            callback_on_window_end: handed to every stage, which calls it as `(stage, index, window)`: what a stage has
+                finished so far, in model space. `stage.stage_name` tells which it is.
+            finished_windows: stage name -> the first of its windows, as that callback got them in an earlier run of
+                this call. A stage all of whose windows are there runs no network; the result is that of an undisturbed
+                run, bit for bit.
 
         Returns:
             `VideoPipelineOutput`, or `(frames,)`, or with `return_stages` `(frames, stages)`.
@@ -352,7 +409,12 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
         batch = prompts * num_videos_per_prompt
         check_generator(generator, batch)
         options = self.resolve_options(recipe, stage_options, num_frames)
+        finished_windows = finished_windows or {}
+        if unknown := [name for name in finished_windows if name not in self.stage_names]:
+            raise ValueError(f"`finished_windows` must name stages of {self.stage_names}, got {unknown}.")
         names = self.stage_names[: self.stage_names.index(stop_after) + 1 if stop_after else None]
+        for given in (cross_attention_kwargs, *(options[name].get("cross_attention_kwargs") for name in names)):
+            check_lora_scale(given)
         for name in ("first_frame", "condition_frames"):  # images or arrays, as a stage takes them
             if options["superres"].get(name) is not None:
                 options["superres"][name] = to_model_space(options["superres"][name], None, name)
@@ -371,46 +433,60 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
         # 2. Random numbers and text
         generators = self._stage_generators(names, generator, batch, RECIPES[recipe].same_seed)
         negative_stages = RECIPES[recipe].negative_prompt_stages
-        text = self._encode_t5(
-            prompt,
-            negative_prompt if "base" in negative_stages else None,
-            num_videos_per_prompt,
-            any(options[name]["guidance_scale"] > 1 for name in names if name != "refine")
-            or self.first_frame_unet is not None,
-            prompt_embeds,
-            negative_prompt_embeds,
-        )
+        try:
+            text = self._encode_t5(
+                prompt,
+                negative_prompt if "base" in negative_stages else None,
+                num_videos_per_prompt,
+                any(options[name]["guidance_scale"] > 1 for name in names if name != "refine")
+                or self.first_frame_unet is not None,
+                prompt_embeds,
+                negative_prompt_embeds,
+            )
 
-        # 3. The stages, in model space from one to the next
-        stages: dict[str, Any] = {}
-        video = None
-        for name in names:
-            is_last = name == names[-1]
-            inputs: dict[str, Any] = {**(clip if name == "refine" else text), **options[name]}
-            if video is not None:
-                inputs.update(frames=video, input_type="latent")
-            stage_output = "latent" if name != "refine" else output_type
-            video = getattr(self, name)(
-                **inputs,
-                generator=generators[name],
-                output_type=stage_output,
-                return_dict=False,
-                callback_on_step_end=callback_on_step_end,
-                callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
-            )[0]
-            if name == "interpolation" and num_frames is not None:
-                video = video[:, :, :num_frames]
-            if return_stages or callback_on_stage_end is not None or is_last:
-                frames = video if name == "refine" else from_model_space(video, output_type)
-                if return_stages:
-                    stages[name] = frames
-                if callback_on_stage_end is not None:
-                    callback_on_stage_end(self, name, frames)
-
-        self.maybe_free_model_hooks()
+            # 3. The stages, in model space from one to the next
+            stages: dict[str, Any] = {}
+            video = None
+            for name in names:
+                is_last = name == names[-1]
+                inputs: dict[str, Any] = {**(clip if name == "refine" else text), **options[name]}
+                inputs.setdefault("cross_attention_kwargs", cross_attention_kwargs)
+                if video is not None:
+                    inputs.update(frames=video, input_type="latent")
+                stage_output = "latent" if name != "refine" else output_type
+                video = getattr(self, name)(
+                    **inputs,
+                    generator=generators[name],
+                    output_type=stage_output,
+                    return_dict=False,
+                    callback_on_step_end=callback_on_step_end,
+                    callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+                    callback_on_window_end=callback_on_window_end,
+                    finished_windows=finished_windows.get(name, ()),
+                )[0]
+                self._offload_stages()
+                if name == "interpolation" and num_frames is not None:
+                    video = video[:, :, :num_frames]
+                if return_stages or callback_on_stage_end is not None or is_last:
+                    frames = video if name == "refine" else from_model_space(video, output_type)
+                    if return_stages:
+                        stages[name] = frames
+                    if callback_on_stage_end is not None:
+                        callback_on_stage_end(self, name, frames)
+        finally:  # after an error, too, no network stays on the accelerator
+            self.maybe_free_model_hooks()
         if return_dict:
             return VideoPipelineOutput(frames=frames, stages=stages if return_stages else None)
         return (frames, stages) if return_stages else (frames,)
+
+    def _offload_stages(self) -> None:
+        """Takes what `enable_model_cpu_offload` has on the device off it.
+
+        By itself a network waits for the next one in `model_cpu_offload_seq` to push it out, and stays where that one
+        is not called: super-resolution where CLIP's embeddings are given, interpolation where the first frame is.
+        """
+        for hook in getattr(self, "_all_hooks", []):
+            hook.offload()
 
     def _encode_t5(
         self,

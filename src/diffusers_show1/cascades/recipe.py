@@ -2,13 +2,17 @@
 """The numbers of a cascade run: one dict of options a stage, each number with its source.
 
 `official` is the released code's run, number for number. `default` is the same models and steps with its defects gone.
-A checkpoint adds its own numbers (`stage_defaults` in its `model_index.json`), and a call its `stage_options`.
+`fast` is `default` with about a tenth of its network calls. A checkpoint adds its own numbers (`stage_defaults` in its
+`model_index.json`: stage -> options for every recipe, and recipe -> stage -> options for that one), and a call its
+`stage_options`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+
+from ..video import chained_windows, interpolated_length, overlapping_windows
 
 
 StageOptions = dict[str, dict[str, Any]]
@@ -65,8 +69,19 @@ _PUBLISHED: StageOptions = {
 }
 
 
-def _with(changes: StageOptions) -> StageOptions:
-    return {name: {**options, **changes.get(name, {})} for name, options in _PUBLISHED.items()}
+# Fewer steps of the published solver, DPM-Solver++(2M), whose paper (arXiv:2211.01095) runs it in 10 to 20; guidance
+# in the first half of them: at low noise it changes little (arXiv:2404.07724). On the tiny cascade neither is settled
+# (benchmarks/fewer_calls.py), and nobody has measured them with the published weights.
+_FAST: StageOptions = {
+    "base": {"num_inference_steps": 20},
+    "interpolation": {"num_inference_steps": 10},
+    "superres": {"num_inference_steps": 10, "first_frame_num_inference_steps": 15},
+    "refine": {"num_inference_steps": 15},
+}
+
+
+def _with(changes: StageOptions, **everywhere: Any) -> StageOptions:
+    return {name: {**options, **everywhere, **changes.get(name, {})} for name, options in _PUBLISHED.items()}
 
 
 RECIPES = {
@@ -88,4 +103,49 @@ RECIPES = {
         same_seed=False,
         negative_prompt_stages=("base", "interpolation", "superres", "refine"),
     ),
+    "fast": Recipe(
+        stages=_with(
+            {name: {"resize": "bilinear", **steps} if name == "refine" else steps for name, steps in _FAST.items()},
+            guidance_interval=(0.0, 0.5),
+        ),
+        same_seed=False,
+        negative_prompt_stages=("base", "interpolation", "superres", "refine"),
+    ),
 }
+
+
+def network_calls(options: StageOptions, first_frame: bool = False) -> dict[str, int]:
+    """How often a run of a whole video calls its networks, stage by stage, counted as the paper's authors do.
+
+    A guided step is two calls, whether they are made in one batch or not, and each window's steps are its own.
+
+    Args:
+        options: of every stage, as `Show1CascadePipeline.resolve_options` returns them.
+        first_frame: whether an image model makes the first super-resolved frame.
+    """
+
+    def loop(stage: dict[str, Any], steps: int, guidance_scale: float) -> int:
+        start, stop = (int(bound * steps) for bound in stage.get("guidance_interval", (0.0, 1.0)))
+        return steps + (stop - start if guidance_scale > 1 else 0)
+
+    base, interpolation, superres, refine = options.values()
+    frames = interpolated_length(base["num_frames"], interpolation["frames_between"])
+    windows = {
+        "base": 1,
+        "interpolation": base["num_frames"] - 1,
+        "superres": len(chained_windows(frames, superres["window_size"])),
+        "refine": 1,
+    }
+    if refine.get("window_size") is not None:
+        overlap = refine.get("window_overlap", 8)
+        windows["refine"] = len(overlapping_windows(frames, refine["window_size"], overlap))
+    calls = {}
+    for name, stage in options.items():
+        steps = stage["num_inference_steps"] if stage.get("timesteps") is None else len(stage["timesteps"])
+        if name == "refine":
+            steps = int(steps * stage["strength"])
+        calls[name] = windows[name] * loop(stage, steps, stage["guidance_scale"])
+    if first_frame:
+        scale = superres["first_frame_guidance_scale"]
+        calls["superres"] += loop(superres, superres["first_frame_num_inference_steps"], scale)
+    return calls

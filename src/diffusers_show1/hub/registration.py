@@ -48,6 +48,7 @@ OWN_PIPELINES = (
     "Show1RefinementPipeline",
     "Show1SuperResolutionPipeline",
 )
+OWN_MODULAR = ("Show1Blocks", "Show1ModularPipeline")  # for `ModularPipeline` on what they saved
 OWN_NETWORK = "Show1UNet3DConditionModel"  # for `AutoModel` on a network's own folder
 
 _TRIGGER = "diffusers.pipelines.pipeline_utils"
@@ -57,14 +58,17 @@ def register() -> None:
     """Registers now. Idempotent; a name that diffusers has by itself keeps its meaning."""
     import diffusers
     import diffusers.pipelines
+    from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
     from diffusers.pipelines.pipeline_loading_utils import ALL_IMPORTABLE_CLASSES, LOADABLE_CLASSES
 
     methods = ["save_pretrained", "from_pretrained"]
     LOADABLE_CLASSES.setdefault("diffusers_show1", {"ModelMixin": methods})
     ALL_IMPORTABLE_CLASSES.setdefault("ModelMixin", methods)
-    _teach(diffusers, {name: _own(name) for name in (*OWN_PIPELINES, OWN_NETWORK)})
+    SINGLE_FILE_LOADABLE_CLASSES.setdefault(OWN_NETWORK, {"checkpoint_mapping_fn": _refuse_other_names})
+    _teach(diffusers, {name: _own(name) for name in (*OWN_PIPELINES, *OWN_MODULAR, OWN_NETWORK)})
     _teach(diffusers, {published: _own(ours) for published, ours in PUBLISHED_PIPELINES.items()})
     _teach(diffusers.pipelines, {PUBLISHED_UNET_MODULE: _published_unet_module})
+    _teach(diffusers.pipelines, {name: _own(name) for name in OWN_PIPELINES})  # where diffusers' tests look
     _wrap("_get_pipeline_class", _resolve_refinement)
     _wrap("load_sub_model", _explain_pickles)
 
@@ -77,6 +81,19 @@ def _published_unet_module() -> types.ModuleType:
     module = types.ModuleType(PUBLISHED_UNET_MODULE)
     setattr(module, PUBLISHED_UNET_CLASS, _own(OWN_NETWORK)())
     return module
+
+
+def _refuse_other_names(config: dict[str, Any], checkpoint: dict[str, Any]) -> None:
+    """Where parameters are missing `from_single_file` asks for a conversion. There is none: the names are one set."""
+    import torch
+
+    with torch.device("meta"):
+        wanted = _own(OWN_NETWORK)().from_config(config).state_dict()
+    missing = [name for name in wanted if name not in checkpoint]
+    raise ValueError(
+        f"The file lacks {len(missing)} of {len(wanted)} parameters of the network that `config` describes, such as "
+        f"{missing[:3]}; it has {list(checkpoint)[:3]}."
+    )
 
 
 def _teach(module: types.ModuleType, names: dict[str, Callable[[], Any]]) -> None:

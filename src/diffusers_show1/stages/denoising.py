@@ -10,7 +10,9 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +24,8 @@ from ..video import OUTPUT_TYPES
 
 
 Generators = torch.Generator | list[torch.Generator] | list[torch.Generator | None] | None
+# Called as (stage, index, window) when a window is denoised: what `finished_windows` takes to leave it out next time.
+WindowCallback = Callable[[Any, int, Tensor], None]
 
 
 # --- random numbers ----------------------------------------------------------------------------------------------
@@ -145,6 +149,36 @@ def guide(prediction: Tensor, channels: int, guidance_scale: float, keeps_varian
     return mean
 
 
+def guide_by(
+    guider: Any,
+    unet: Any,
+    predict: Callable[[Tensor], Tensor],
+    embeds: tuple[Tensor, Tensor],
+    channels: int,
+    keeps_variance: bool,
+) -> Tensor:
+    """As `guide`, by one of diffusers' guiders, which says how often and with what the network is called.
+
+    `predict` takes text embeddings to a prediction; `embeds` are the conditional and the unconditional ones.
+    """
+    batches = guider.prepare_inputs({"encoder_hidden_states": embeds})
+    for batch in batches:
+        guider.prepare_models(unet)
+        with cache_context(unet, getattr(batch, guider._identifier_key)):
+            prediction = predict(batch.encoder_hidden_states)
+        batch.noise_pred = prediction[:, :channels]
+        if guider.is_conditional:
+            variance = prediction[:, channels:]
+        guider.cleanup_models(unet)
+    mean = guider(batches)[0]
+    return torch.cat([mean, variance], dim=1) if keeps_variance else mean
+
+
+def cache_context(unet: Any, name: str) -> AbstractContextManager:
+    """Of a network with a cache enabled: which of a step's calls is made, so that each finds its own features."""
+    return unet.cache_context(name) if getattr(unet, "is_cache_enabled", False) else nullcontext()
+
+
 # --- checks ------------------------------------------------------------------------------------------------------
 
 
@@ -175,6 +209,15 @@ def check_size(height: Any, width: Any, divisor: int) -> None:
             )
 
 
+def check_interval(value: Any, name: str) -> None:
+    """Two numbers 0 <= start <= stop <= 1, else a ValueError that says so."""
+    numeric = isinstance(value, (list, tuple)) and all(
+        isinstance(bound, numbers.Real) and not isinstance(bound, bool) for bound in value
+    )
+    if not numeric or len(value) != 2 or not 0 <= value[0] <= value[1] <= 1:
+        raise ValueError(f"`{name}` must be (start, stop) with 0 <= start <= stop <= 1, got {value!r}.")
+
+
 def check_generator(generator: Any, batch: int) -> None:
     if generator is None or isinstance(generator, torch.Generator):
         return
@@ -193,6 +236,17 @@ def check_latents(latents: Any, shapes: list[tuple[int, ...]]) -> None:
     if not isinstance(latents, Tensor) or tuple(latents.shape) not in shapes:
         got = tuple(latents.shape) if isinstance(latents, Tensor) else repr(latents)
         raise ValueError(f"`latents` must be a tensor of shape {' or '.join(map(str, shapes))}, got {got}.")
+
+
+def check_windows(windows: Any, shapes: Sequence[tuple[int, ...]]) -> None:
+    """`finished_windows`: tensors of the first of `shapes`, which are those of a call's windows, in order."""
+    if isinstance(windows, Tensor) or not all(isinstance(window, Tensor) for window in windows):
+        raise TypeError(f"`finished_windows` must be a sequence of tensors, one a window, got {windows!r}.")
+    given = [tuple(window.shape) for window in windows]
+    if given != [tuple(shape) for shape in shapes[: len(given)]]:
+        raise ValueError(
+            f"`finished_windows` must hold the first of this call's windows, of shapes {list(shapes)}, got {given}."
+        )
 
 
 def size_divisor(unet: nn.Module) -> int:
@@ -224,17 +278,29 @@ class DenoisingMixin(NetworkTypesMixin):
 
     _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]
 
+    guider: Any = None
+    """One of `diffusers.guiders`, to guide instead of `guidance_scale`; `stage.guider = ...` sets it."""
+
     @property
     def guidance_scale(self) -> float:
         return self._guidance_scale
 
     @property
     def do_classifier_free_guidance(self) -> bool:
-        return self._guidance_scale > 1
+        return self._guidance_scale > 1 or self.guider is not None
 
     @property
     def num_timesteps(self) -> int:
         return self._num_timesteps
+
+    @property
+    def current_timestep(self) -> Tensor | None:
+        return self._current_timestep
+
+    @property
+    def timesteps(self) -> Tensor:
+        """Of the loop that runs, in order."""
+        return self._timesteps
 
     @property
     def interrupt(self) -> bool:
@@ -245,6 +311,7 @@ class DenoisingMixin(NetworkTypesMixin):
         num_inference_steps: int | None,
         timesteps: list[int] | None,
         guidance_scale: float,
+        guidance_interval: Sequence[float],
         num_videos_per_prompt: int,
         output_type: str,
         callback_on_step_end_tensor_inputs: list[str],
@@ -270,6 +337,7 @@ class DenoisingMixin(NetworkTypesMixin):
             if list(timesteps) != sorted(set(timesteps), reverse=True):
                 raise ValueError(f"`timesteps` must fall from each to the next, got {list(timesteps)}.")
         check_number(guidance_scale, "guidance_scale", low=0)
+        check_interval(guidance_interval, "guidance_interval")
         check_count(num_videos_per_prompt, "num_videos_per_prompt")
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, got {output_type!r}.")
@@ -279,9 +347,14 @@ class DenoisingMixin(NetworkTypesMixin):
                 f"`callback_on_step_end_tensor_inputs` must be among {self._callback_tensor_inputs}, got {unknown}."
             )
 
-    def begin(self, guidance_scale: float) -> None:
+    def begin(
+        self, guidance_scale: float, guidance_interval: Sequence[float] = (0.0, 1.0), split_guidance: bool = False
+    ) -> None:
         """Resets the per-call state behind the properties."""
-        self._guidance_scale = guidance_scale
+        self._split_guidance = split_guidance
+        self._guidance_scale = self._call_guidance_scale = guidance_scale
+        self._guidance_interval = guidance_interval
+        self._current_timestep: Tensor | None = None
         self._interrupt = False
         self._num_timesteps = 0
 
@@ -296,13 +369,14 @@ class DenoisingMixin(NetworkTypesMixin):
         class_labels: Tensor | None = None,
         generator: Generators = None,
         eta: float | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None,
         unet: nn.Module | None = None,
         guidance_scale: float | None = None,
         progress: Any = None,
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ("latents",),
     ) -> Tensor:
-        """Runs `scheduler` over `timesteps`.
+        """Runs `scheduler` over `timesteps`, with guidance inside of the call's `guidance_interval`.
 
         Args:
             latents: noise (b, c, f, h, w), already scaled by `init_noise_sigma`.
@@ -311,17 +385,23 @@ class DenoisingMixin(NetworkTypesMixin):
             class_labels: (b,) noise level of the condition.
             generator: for schedulers that draw noise in every step.
             unet: the stage's own by default; an image UNet gets the frames as a batch.
-            guidance_scale: the call's by default.
+            cross_attention_kwargs: `{"scale": ...}` for the network's adapters.
+            guidance_scale: the call's by default, which a callback may change for the steps to come
+                (`pipe._guidance_scale = ...`); the next loop begins with the call's again.
             progress: a progress bar to advance.
 
         Returns:
             The denoised (b, c, f, h, w).
+
+        Raises:
+            FloatingPointError: a step gave NaN or infinity.
         """
         unet = self.unet if unet is None else unet
         batch, channels, num_frames = latents.shape[:3]
-        guidance_scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        guided = guidance_scale > 1
-        copies = 2 if guided else 1
+        guider = self.guider if guidance_scale is None else None
+        if guidance_scale is None:
+            self._guidance_scale = self._call_guidance_scale
+        start, stop = (int(bound * len(timesteps)) for bound in self._guidance_interval)
         is_video_unet = unet.__class__.__name__ != "UNet2DConditionModel"
         # A scheduler's config may carry a `variance_type` that it got from another scheduler and does not know.
         knows_variance = "variance_type" in inspect.signature(type(scheduler).__init__).parameters
@@ -331,28 +411,65 @@ class DenoisingMixin(NetworkTypesMixin):
             and scheduler.config.variance_type in ("learned", "learned_range")
         )
         step_kwargs = {} if eta is None else {"eta": eta}
-        extra: dict[str, Any] = {}
-        if class_labels is not None:
-            extra["class_labels"] = torch.cat([class_labels] * copies)
-        if condition is not None:
-            condition = torch.cat([condition] * copies)
 
-        self._num_timesteps = len(timesteps)
+        texts: dict[str, tuple[Tensor, Any]] = {}
+
+        def text_of(branch: str) -> tuple[Tensor, Any]:
+            """Embeddings of "cond", "uncond" or "all" (both), and the network's cache for them if it has one."""
+            if branch not in texts:
+                # with guidance there are negative embeddings: encode_prompt sees to it
+                parts = {
+                    "cond": [prompt_embeds],
+                    "uncond": [negative_prompt_embeds],
+                    "all": [negative_prompt_embeds, prompt_embeds],
+                }[branch]
+                cache = unet.text_cache() if hasattr(unet, "text_cache") else None
+                texts[branch] = torch.cat(parts), cache
+            return texts[branch]
+
+        def predict(sample: Tensor, t: Tensor, text: Tensor, text_cache: Any = None) -> Tensor:
+            extra: dict[str, Any] = {} if text_cache is None else {"text_cache": text_cache}
+            if class_labels is not None:
+                extra["class_labels"] = class_labels.repeat(len(sample) // batch)
+            if cross_attention_kwargs is not None:
+                extra["cross_attention_kwargs"] = cross_attention_kwargs
+            if is_video_unet:
+                return unet(sample, t, encoder_hidden_states=text, return_dict=False, **extra)[0]
+            images = unet(fold(sample), t, encoder_hidden_states=text, return_dict=False, **extra)[0]
+            return unfold(images, len(sample))
+
+        self._num_timesteps, self._timesteps = len(timesteps), timesteps
+        guided = None
+        finite: list[Tensor] = []
         for i, t in enumerate(timesteps):
             if self.interrupt:
                 continue
-            # with guidance there are negative embeddings: encode_prompt sees to it
-            text = torch.cat([negative_prompt_embeds, prompt_embeds]) if guided else prompt_embeds  # type: ignore[list-item]
-            sample = scheduler.scale_model_input(torch.cat([latents] * copies), t)
+            self._current_timestep = t
+            scale = self.guidance_scale if guidance_scale is None else guidance_scale
+            was_guided, guided = guided, scale > 1 and guider is None and start <= i < stop
+            if guided != was_guided and getattr(unet, "is_cache_enabled", False):
+                unet._reset_stateful_cache()  # before the first step, and where the batch is halved or doubled
+            sample = scheduler.scale_model_input(latents, t)
             if condition is not None:
                 sample = torch.cat([sample, condition], dim=1)
-            if is_video_unet:
-                prediction = unet(sample, t, encoder_hidden_states=text, return_dict=False, **extra)[0]
+            if guider is None:
+                branches = ["cond"] if not guided else ["uncond", "cond"] if self._split_guidance else ["all"]
+                predictions = []
+                for branch in branches:
+                    with cache_context(unet, branch):
+                        batched = torch.cat([sample] * 2) if branch == "all" else sample
+                        predictions.append(predict(batched, t, *text_of(branch)))
+                prediction = guide(torch.cat(predictions), channels, scale if guided else 1.0, keeps_variance)
             else:
-                images = unet(fold(sample), t, encoder_hidden_states=text, return_dict=False, **extra)[0]
-                prediction = unfold(images, copies * batch)
-            prediction = guide(prediction, channels, guidance_scale, keeps_variance)
+                guider.set_state(step=i, num_inference_steps=len(timesteps), timestep=t)
+                embeds = (prompt_embeds, negative_prompt_embeds)
+                prediction = guide_by(guider, unet, partial(predict, sample, t), embeds, channels, keeps_variance)
             latents = self.step(scheduler, prediction, t, latents, generator, step_kwargs)
+            # Both: clipping in a scheduler makes infinity look like a number. An accelerator's flags are read once,
+            # after the loop: reading each would let it wait for the host at every step.
+            finite.append(torch.isfinite(prediction).all() & torch.isfinite(latents).all())
+            if latents.device.type == "cpu":
+                self.check_finite(finite, timesteps, latents.dtype)
 
             if callback_on_step_end is not None:
                 tensors = {
@@ -365,9 +482,32 @@ class DenoisingMixin(NetworkTypesMixin):
                 latents = changed.get("latents", latents)
                 prompt_embeds = changed.get("prompt_embeds", prompt_embeds)
                 negative_prompt_embeds = changed.get("negative_prompt_embeds", negative_prompt_embeds)
+                texts.clear()  # the callback may have changed text, weights or adapters
             if progress is not None:
                 progress.update()
+        self.check_finite(finite, timesteps, latents.dtype)
         return latents
+
+    def end_window(self, callback: WindowCallback | None, index: int, window: Tensor) -> None:
+        """Calls `callback_on_window_end`, except for an interrupted window: that is none to take over."""
+        if callback is not None and not self.interrupt:
+            callback(self, index, window)
+
+    def check_finite(self, finite: list[Tensor], timesteps: Tensor, dtype: torch.dtype) -> None:
+        """Raises FloatingPointError, naming stage and step, for the first False in `finite`, one flag a step."""
+        flags = torch.stack(finite).tolist() if finite else []
+        if False not in flags:
+            return
+        step = flags.index(False)
+        advice = (
+            "bfloat16 and float32 reach further"
+            if dtype == torch.float16
+            else "its network's weights or its options are to blame"
+        )
+        raise FloatingPointError(
+            f"stage {self.stage_name!r}: step {step + 1} of {len(timesteps)} (timestep {timesteps[step]}) made NaN or "
+            f"infinity, in {dtype}: {advice}."
+        )
 
     @staticmethod
     def step(

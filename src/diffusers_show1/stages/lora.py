@@ -14,6 +14,8 @@ A stage reads all three. So does a cascade, which for the first and the last has
 
 from __future__ import annotations
 
+import math
+import numbers
 import re
 from collections.abc import Callable
 from typing import Any
@@ -21,8 +23,38 @@ from typing import Any
 import torch
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.loaders.lora_base import LoraBaseMixin
-from diffusers.utils import convert_unet_state_dict_to_peft, require_peft_backend
+from diffusers.utils import convert_unet_state_dict_to_peft, logging, require_peft_backend
 from torch import nn
+
+
+logger = logging.get_logger(__name__)
+
+
+def check_lora_scale(cross_attention_kwargs: Any, name: str = "cross_attention_kwargs") -> None:
+    """None, or a dict with nothing but a finite `scale`, as diffusers' pipelines take it.
+
+    Raises:
+        ValueError: naming the argument, its value and what is allowed.
+    """
+    if cross_attention_kwargs is None:
+        return
+    given = cross_attention_kwargs
+    if not isinstance(given, dict) or set(given) - {"scale"}:
+        raise ValueError(f"`{name}` must be None or {{'scale': number}}, got {given!r}.")
+    scale = given.get("scale", 1.0)
+    if not isinstance(scale, numbers.Real) or isinstance(scale, bool) or not math.isfinite(scale):
+        raise ValueError(f"`{name}['scale']` must be a finite number, got {scale!r}.")
+
+
+class LoadableNetworks:
+    """The names of the networks that take adapters: of a class all, of a pipeline those that can.
+
+    diffusers' own `UNet3DConditionModel`, which refinement accepts as its network, can't.
+    """
+
+    def __get__(self, pipe: Any, owner: Any) -> list[str]:
+        names = owner._lora_networks
+        return [name for name in names if pipe is None or hasattr(getattr(pipe, name), "load_lora_adapter")]
 
 
 class LoraMixin(LoraBaseMixin):
@@ -35,11 +67,7 @@ class LoraMixin(LoraBaseMixin):
 
     stage_name: str  # of a stage: what cascades call it
     _lora_networks: list[str]  # components, in a cascade `<stage>_unet`
-
-    @property
-    def _lora_loadable_modules(self) -> list[str]:
-        """The networks that take adapters: all but diffusers' own UNet3DConditionModel. Inherited methods read it."""
-        return [name for name in self._lora_networks if hasattr(getattr(self, name), "load_lora_adapter")]
+    _lora_loadable_modules = LoadableNetworks()  # inherited methods read it
 
     # --- files -----------------------------------------------------------------------------------------------------
 
@@ -61,13 +89,17 @@ class LoraMixin(LoraBaseMixin):
                 diffusers.
 
         Raises:
-            ValueError: no layer of the file is for this pipeline, or `stage` is needed or wrong.
+            ValueError: no layer of the file is for this pipeline, or `stage` is needed or wrong. (Keys that name no
+                layer at all, without a point, are warned of and left out, as in diffusers.)
         """
         source = pretrained_model_name_or_path_or_dict
         layers, _, metadata = StableDiffusionLoraLoaderMixin.lora_state_dict(
             source, return_lora_metadata=True, **kwargs
         )
         wanted = cls._lora_component(stage)
+        if layers and not any("." in key for key in layers):  # not one names a layer of anything
+            logger.warning(f"No LoRA keys associated to {cls.__name__} found: {_some(layers)}. Nothing is loaded.")
+            return ({}, None) if return_lora_metadata else {}
         renamed = {}
         for key, value in layers.items():
             if (place := cls._lora_place(key, wanted)) is not None:

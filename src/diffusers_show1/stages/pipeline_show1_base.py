@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -19,16 +20,18 @@ from ..video import from_model_space
 from .denoising import (
     DenoisingMixin,
     Generators,
+    WindowCallback,
     check_count,
     check_generator,
     check_latents,
     check_size,
+    check_windows,
     draw,
     fresh_scheduler,
     set_timesteps,
     size_divisor,
 )
-from .lora import StageLoraMixin
+from .lora import StageLoraMixin, check_lora_scale
 
 
 class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, DiffusionPipeline):
@@ -75,6 +78,8 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
         num_inference_steps: int = 75,
         timesteps: list[int] | None = None,
         guidance_scale: float = 9.0,
+        guidance_interval: Sequence[float] = (0.0, 1.0),
+        split_guidance: bool = False,
         negative_prompt: str | list[str] | None = None,
         num_videos_per_prompt: int = 1,
         eta: float | None = None,
@@ -86,8 +91,11 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
         final_sigmas_type: str | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        cross_attention_kwargs: dict[str, Any] | None = None,
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
+        callback_on_window_end: WindowCallback | None = None,
+        finished_windows: Sequence[torch.Tensor] = (),
     ) -> VideoPipelineOutput | tuple:
         r"""Makes keyframes.
 
@@ -98,6 +106,11 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
             num_frames: keyframes, at least 1; the published network was trained at 8.
             num_inference_steps: at least 1; or `timesteps`, a falling list of diffusion timesteps.
             guidance_scale: at least 0; guidance is off up to 1.
+            guidance_interval: (start, stop), fractions of the steps: the first int(start·steps) and those from
+                int(stop·steps) on are not guided and cost half as much. 0 is the noisiest end, 1 the cleanest. A
+                `guider` has a start and a stop of its own.
+            split_guidance: the network takes the two branches of guidance one after the other, not as one batch: half
+                the activations, the same result.
             negative_prompt: what guidance leads away from (`None`: the empty prompt).
             num_videos_per_prompt: at least 1.
             eta: DDIM's noise, for schedulers that know it.
@@ -108,9 +121,13 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
             final_sigmas_type: `"sigma_min"` for the last DPM-Solver++ step of the released code.
             output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`, see `VideoPipelineOutput`.
             return_dict: a `VideoPipelineOutput` rather than a tuple.
+            cross_attention_kwargs: `{"scale": number}`, how much of its adapters (LoRA) the network uses.
             callback_on_step_end: called as `(pipe, step, timestep, tensors)` after each step; may return changed
                 tensors. `pipe._interrupt = True` ends the loop.
             callback_on_step_end_tensor_inputs: which of `latents`, `prompt_embeds`, `negative_prompt_embeds` it gets.
+            callback_on_window_end: called as `(pipe, 0, video)` with the result in model space, (b, 3, f, h, w): the
+                stage has one window.
+            finished_windows: `[video]`, as that callback got it in an earlier run of this call, to take it over.
 
         Returns:
             `VideoPipelineOutput`, or `(frames,)`.
@@ -134,6 +151,7 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
             num_inference_steps,
             timesteps,
             guidance_scale,
+            guidance_interval,
             num_videos_per_prompt,
             generator,
             latents,
@@ -141,7 +159,9 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
             callback_on_step_end_tensor_inputs,
         )
         shape = (batch, 3, num_frames, height, width)
-        self.begin(guidance_scale)
+        check_windows(finished_windows, [shape])
+        check_lora_scale(cross_attention_kwargs)
+        self.begin(guidance_scale, guidance_interval, split_guidance)
         device = self._execution_device
 
         # 2. Encode the prompt
@@ -162,19 +182,24 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
         noise = draw(shape, generator, like=prompt_embeds) if latents is None else latents.to(prompt_embeds)
 
         # 4. Denoise (Eq. 5)
-        with self.progress_bar(total=len(steps)) as progress:
-            video = self.denoise(
-                noise * scheduler.init_noise_sigma,
-                steps,
-                scheduler,
-                prompt_embeds,
-                negative_prompt_embeds,
-                generator=generator,
-                eta=eta,
-                progress=progress,
-                callback_on_step_end=callback_on_step_end,
-                callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
-            )
+        if finished_windows:
+            video = finished_windows[0].to(noise)
+        else:
+            with self.progress_bar(total=len(steps)) as progress:
+                video = self.denoise(
+                    noise * scheduler.init_noise_sigma,
+                    steps,
+                    scheduler,
+                    prompt_embeds,
+                    negative_prompt_embeds,
+                    generator=generator,
+                    eta=eta,
+                    cross_attention_kwargs=cross_attention_kwargs,
+                    progress=progress,
+                    callback_on_step_end=callback_on_step_end,
+                    callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+                )
+            self.end_window(callback_on_window_end, 0, video)
 
         # 5. Frames
         frames = from_model_space(video, output_type)
@@ -193,6 +218,7 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
         num_inference_steps: int | None,
         timesteps: list[int] | None,
         guidance_scale: float,
+        guidance_interval: Sequence[float],
         num_videos_per_prompt: int,
         generator: Generators,
         latents: torch.Tensor | None,
@@ -205,6 +231,7 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
             num_inference_steps,
             timesteps,
             guidance_scale,
+            guidance_interval,
             num_videos_per_prompt,
             output_type,
             callback_on_step_end_tensor_inputs,

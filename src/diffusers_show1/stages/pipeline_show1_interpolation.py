@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,10 +21,12 @@ from ..video import from_model_space, interpolated_length, to_model_space
 from .denoising import (
     DenoisingMixin,
     Generators,
+    WindowCallback,
     check_count,
     check_generator,
     check_latents,
     check_size,
+    check_windows,
     draw,
     fresh_scheduler,
     per_video,
@@ -33,7 +35,7 @@ from .denoising import (
     size_divisor,
     spawn,
 )
-from .lora import StageLoraMixin
+from .lora import StageLoraMixin, check_lora_scale
 
 
 class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, DiffusionPipeline):
@@ -79,6 +81,8 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         num_inference_steps: int = 75,
         timesteps: list[int] | None = None,
         guidance_scale: float = 4.0,
+        guidance_interval: Sequence[float] = (0.0, 1.0),
+        split_guidance: bool = False,
         negative_prompt: str | list[str] | None = None,
         num_videos_per_prompt: int = 1,
         eta: float | None = None,
@@ -88,14 +92,17 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         negative_prompt_embeds: Tensor | None = None,
         frames_between: int = 3,
         window_noise: str = "independent",
-        window_batch_size: int | None = None,
+        window_batch_size: int | None = 8,
         input_type: str | None = None,
         clean_caption: bool = True,
         final_sigmas_type: str | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        cross_attention_kwargs: dict[str, Any] | None = None,
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
+        callback_on_window_end: WindowCallback | None = None,
+        finished_windows: Sequence[Tensor] = (),
     ) -> VideoPipelineOutput | tuple:
         r"""Interpolates.
 
@@ -104,6 +111,11 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
             prompt: one prompt or a list; not with `prompt_embeds`.
             num_inference_steps: at least 1; or `timesteps`, a falling list of diffusion timesteps.
             guidance_scale: at least 0; guidance is off up to 1.
+            guidance_interval: (start, stop), fractions of the steps: the first int(start·steps) and those from
+                int(stop·steps) on are not guided and cost half as much. 0 is the noisiest end, 1 the cleanest. A
+                `guider` has a start and a stop of its own.
+            split_guidance: the network takes the two branches of guidance one after the other, not as one batch: half
+                the activations, the same result.
             negative_prompt: what guidance leads away from (`None`: the empty prompt).
             num_videos_per_prompt: at least 1; `frames` then holds one video for each of them, or one a prompt.
             eta: DDIM's noise, for schedulers that know it.
@@ -114,14 +126,20 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
             frames_between: new frames between two keyframes; the published network was trained at 3.
             window_noise: `"independent"`: every window has noise of its own. `"same"`: all windows have the same, as
                 in the released code.
-            window_batch_size: windows denoised at once (`None`: all); changes memory, not the result.
+            window_batch_size: windows denoised at once, at most (`None`: all); changes memory, not the result. 29
+                frames are seven windows.
             input_type: `"pt"` or `"latent"` where the layout of `frames` does not tell.
             clean_caption: DeepFloyd IF's caption cleaning before encoding.
             final_sigmas_type: `"sigma_min"` for the last DPM-Solver++ step of the released code.
             output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`, see `VideoPipelineOutput`.
             return_dict: a `VideoPipelineOutput` rather than a tuple.
+            cross_attention_kwargs: `{"scale": number}`, how much of its adapters (LoRA) the network uses.
             callback_on_step_end, callback_on_step_end_tensor_inputs: as in diffusers; `latents` holds the windows of
                 one batch of windows.
+            callback_on_window_end: called as `(pipe, index, windows)` after each batch of windows (one window with
+                `window_batch_size=1`), (rows, 3, frames_between+2, h, w) in model space.
+            finished_windows: the first of these batches, in order, as that callback got them in an earlier run of
+                this call: the rest is denoised, with the result of an undisturbed run bit for bit.
 
         Returns:
             `VideoPipelineOutput` with (frames_between+1)(n-1)+1 frames of the keyframes' size, or a tuple. Frames at
@@ -145,6 +163,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
             num_inference_steps,
             timesteps,
             guidance_scale,
+            guidance_interval,
             num_videos_per_prompt,
             generator,
             latents,
@@ -158,7 +177,15 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         windows = keyframes.shape[2] - 1
         length = frames_between + 2
         shape = (batch, 3, length, height, width)
-        self.begin(guidance_scale)
+        rows = batch * windows
+        # one generator draws for all rows together, so they can't be parted; `prepare_noise` makes it a list or not
+        parted = windows > 1 or isinstance(generator, list)
+        size = window_batch_size or rows if parted else rows
+        size = -(-rows // -(-rows // size))  # as many batches, and as even as possible
+        parts = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+        check_windows(finished_windows, [(part.stop - part.start, *shape[1:]) for part in parts])
+        check_lora_scale(cross_attention_kwargs)
+        self.begin(guidance_scale, guidance_interval, split_guidance)
         device = self._execution_device
 
         # 2. Encode the prompt
@@ -176,19 +203,14 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         # 3. One row a window, (b w) from here on: condition and mask (Fig. 4b), noise
         condition = self.prepare_condition(keyframes.to(prompt_embeds), length)
         noise, generator = self.prepare_noise(shape, windows, generator, latents, window_noise, like=prompt_embeds)
-        prompt_embeds = prompt_embeds.repeat_interleave(windows, dim=0)
-        if negative_prompt_embeds is not None:
-            negative_prompt_embeds = negative_prompt_embeds.repeat_interleave(windows, dim=0)
+        videos = [row // windows for row in range(rows)]  # whose text a row gets
 
         # 4. Denoise, some windows at a time
-        rows = batch * windows
-        # one generator draws for all rows together, so they can't be parted
-        size = window_batch_size or rows if isinstance(generator, list) else rows
         count = num_inference_steps if timesteps is None else len(timesteps)
-        done = []
-        with self.progress_bar(total=count * -(-rows // size)) as progress:
-            for start in range(0, rows, size):
-                part = slice(start, start + size)
+        done = [window.to(noise) for window in finished_windows]
+        remaining = parts[len(done) :]
+        with self.progress_bar(total=count * len(remaining)) as progress:
+            for part in remaining:
                 scheduler = fresh_scheduler(self.scheduler, final_sigmas_type)
                 steps = set_timesteps(scheduler, num_inference_steps, timesteps, device)
                 done.append(
@@ -196,16 +218,20 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
                         noise[part] * scheduler.init_noise_sigma,
                         steps,
                         scheduler,
-                        prompt_embeds[part],
-                        None if negative_prompt_embeds is None else negative_prompt_embeds[part],
+                        torch.stack([prompt_embeds[video] for video in videos[part]]),
+                        None
+                        if negative_prompt_embeds is None
+                        else torch.stack([negative_prompt_embeds[video] for video in videos[part]]),
                         condition=condition[part],
                         generator=generator[part] if isinstance(generator, list) else generator,
                         eta=eta,
+                        cross_attention_kwargs=cross_attention_kwargs,
                         progress=progress,
                         callback_on_step_end=callback_on_step_end,
                         callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
                     )
                 )
+                self.end_window(callback_on_window_end, len(done) - 1, done[-1])
         video = self.join(torch.cat(done), batch)
 
         # 5. Frames
@@ -223,6 +249,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         num_inference_steps: int | None,
         timesteps: list[int] | None,
         guidance_scale: float,
+        guidance_interval: Sequence[float],
         num_videos_per_prompt: int,
         generator: Generators,
         latents: Tensor | None,
@@ -238,6 +265,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
             num_inference_steps,
             timesteps,
             guidance_scale,
+            guidance_interval,
             num_videos_per_prompt,
             output_type,
             callback_on_step_end_tensor_inputs,
@@ -268,7 +296,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         blend = first.unsqueeze(3).float() * (1 - weight) + last.unsqueeze(3).float() * weight  # b c w f h w
         blend = blend.to(keyframes.dtype).transpose(1, 2).flatten(0, 1)  # (b·w) c f h w
         mask = torch.zeros_like(blend[:, :1])
-        mask[:, :, [0, -1]] = 1
+        mask[:, :, 0] = mask[:, :, -1] = 1
         return torch.cat([blend, mask], dim=1)
 
     @staticmethod

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,26 +15,30 @@ from diffusers.loaders import TextualInversionLoaderMixin
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers import KarrasDiffusionSchedulers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..outputs import VideoPipelineOutput
 from ..text import PromptMixin, check_prompts, text_width
-from ..video import from_model_space, resize_uint8, to_model_space, truncate_to_uint8
+from ..video import from_model_space, overlapping_windows, resize_uint8, to_model_space, truncate_to_uint8
 from .denoising import (
     DenoisingMixin,
     Generators,
+    WindowCallback,
+    cache_context,
     check_count,
     check_generator,
+    check_latents,
     check_number,
     check_size,
+    check_windows,
     draw_frames,
     fold,
     fresh_scheduler,
     set_timesteps,
     unfold,
 )
-from .lora import StageLoraMixin
+from .lora import StageLoraMixin, check_lora_scale
 from .pipeline_show1_interpolation import match_batch
 
 
@@ -81,20 +86,28 @@ class Show1RefinementPipeline(
         num_inference_steps: int = 50,
         timesteps: list[int] | None = None,
         guidance_scale: float = 15.0,
+        guidance_interval: Sequence[float] = (0.0, 1.0),
+        split_guidance: bool = False,
         negative_prompt: str | list[str] | None = None,
         num_videos_per_prompt: int = 1,
         eta: float | None = None,
         generator: Generators = None,
+        latents: Tensor | None = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         resize: str = "bilinear",
+        window_size: int | None = 29,
+        window_overlap: int = 8,
         vae_batch_size: int | None = 8,
         input_type: str | None = None,
         final_sigmas_type: str | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        cross_attention_kwargs: dict[str, Any] | None = None,
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
+        callback_on_window_end: WindowCallback | None = None,
+        finished_windows: Sequence[Tensor] = (),
     ) -> VideoPipelineOutput | tuple:
         r"""Refines.
 
@@ -108,19 +121,33 @@ class Show1RefinementPipeline(
             num_inference_steps: at least 1, of which `strength` times as many are run; or `timesteps`, a falling list
                 of which the last `strength` part is run.
             guidance_scale: at least 0; guidance is off up to 1.
+            guidance_interval: (start, stop), fractions of the steps: the first int(start·steps) and those from
+                int(stop·steps) on are not guided and cost half as much. 0 is the noisiest end, 1 the cleanest. A
+                `guider` has a start and a stop of its own.
+            split_guidance: the network takes the two branches of guidance one after the other, not as one batch: half
+                the activations, the same result.
             negative_prompt: what guidance leads away from (`None`: the empty prompt).
             num_videos_per_prompt: at least 1; `frames` then holds one video for each of them, or one a prompt.
             eta: DDIM's noise, for schedulers that know it.
             generator: one generator for everything, or a list of one a video.
+            latents: the noise (b, c, f, h/8, w/8) that goes over the encoded video, instead of drawn noise.
             prompt_embeds, negative_prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
             resize: `"bilinear"` on the numbers as they are (the paper), or `"uint8_bicubic"`: cut to 8 bits and
                 resized by Pillow (the released code).
+            window_size: frames that the network sees at once, at least 2 (`None`: all). The published network refines
+                29 frames, in one window; a longer video is denoised as a whole, in windows whose predictions are
+                blended where they overlap, so that its length costs time and not memory.
+            window_overlap: frames that two windows share at least, from 0 to `window_size` - 1.
             vae_batch_size: frames encoded and decoded at once (`None`: all); changes memory, not the result.
             input_type: `"pt"` or `"latent"` (a pixel stage's) where the layout of `frames` does not tell.
             final_sigmas_type: `"sigma_min"` for the last DPM-Solver++ step of the released code.
             output_type: `"pil"`, `"np"`, `"pt"`, or `"latent"` for the VAE's latents.
             return_dict: a `VideoPipelineOutput` rather than a tuple.
+            cross_attention_kwargs: `{"scale": number}`, how much of its adapters (LoRA) the network uses.
             callback_on_step_end, callback_on_step_end_tensor_inputs: as in diffusers.
+            callback_on_window_end: called as `(pipe, 0, latents)` with the refined latents, (b, c, f, h/8, w/8),
+                before they are decoded: the stage has one window.
+            finished_windows: `[latents]`, as that callback got them in an earlier run of this call, only to decode.
 
         Returns:
             `VideoPipelineOutput` with as many frames as `frames`, or a tuple.
@@ -134,7 +161,7 @@ class Show1RefinementPipeline(
         if frames is None:
             raise ValueError("`frames` is required: the video to refine.")
         video = to_model_space(frames, input_type)
-        batch, _, height, width = self.check_inputs(
+        batch, num_frames, height, width = self.check_inputs(
             video,
             prompt,
             negative_prompt,
@@ -146,9 +173,13 @@ class Show1RefinementPipeline(
             num_inference_steps,
             timesteps,
             guidance_scale,
+            guidance_interval,
             num_videos_per_prompt,
             generator,
+            latents,
             resize,
+            window_size,
+            window_overlap,
             vae_batch_size,
             output_type,
             callback_on_step_end_tensor_inputs,
@@ -156,7 +187,10 @@ class Show1RefinementPipeline(
         video = match_batch(video, batch // num_videos_per_prompt, num_videos_per_prompt)
         count = num_inference_steps if timesteps is None else len(timesteps)
         skipped = count - int(count * strength)
-        self.begin(guidance_scale)
+        size = (video.shape[2], height // self.vae_scale_factor, width // self.vae_scale_factor)
+        check_windows(finished_windows, [(batch, self.vae.config.latent_channels, *size)])
+        check_lora_scale(cross_attention_kwargs)
+        self.begin(guidance_scale, guidance_interval, split_guidance)
         device = self._execution_device
 
         # 2. Encode the prompt
@@ -170,32 +204,39 @@ class Show1RefinementPipeline(
             negative_prompt_embeds,
         )
 
-        # 3. Resize and encode the video
-        video = self.resize_video(video, height, width, resize)
-        latents = self.encode_video(video.to(prompt_embeds), generator, vae_batch_size)
+        noise = None if latents is None else fold(latents.to(prompt_embeds))
+        if finished_windows:
+            latents = finished_windows[0].to(device)
+        else:
+            # 3. Resize and encode the video
+            latents = self.encode_video(video, generator, vae_batch_size, (height, width), resize)
 
-        # 4. Noise it part of the way (SDEdit)
-        scheduler = fresh_scheduler(self.scheduler, final_sigmas_type)
-        steps = set_timesteps(scheduler, num_inference_steps, timesteps, device)[skipped * scheduler.order :]
-        if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(skipped * scheduler.order)
-        noise = draw_frames(latents, generator)
-        latents = unfold(scheduler.add_noise(fold(latents), noise, steps[:1]), batch)
+            # 4. Noise it part of the way (SDEdit)
+            scheduler = fresh_scheduler(self.scheduler, final_sigmas_type)
+            steps = set_timesteps(scheduler, num_inference_steps, timesteps, device)[skipped * scheduler.order :]
+            if hasattr(scheduler, "set_begin_index"):
+                scheduler.set_begin_index(skipped * scheduler.order)
+            noise = draw_frames(latents, generator) if noise is None else noise
+            latents = unfold(scheduler.add_noise(fold(latents), noise, steps[:1]), batch)
 
-        # 5. Denoise
-        with self.progress_bar(total=len(steps)) as progress:
-            latents = self.denoise(
-                latents,
-                steps,
-                scheduler,
-                prompt_embeds,
-                negative_prompt_embeds,
-                generator=generator,
-                eta=eta,
-                progress=progress,
-                callback_on_step_end=callback_on_step_end,
-                callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
-            )
+            # 5. Denoise
+            windows = overlapping_windows(num_frames, window_size or num_frames, window_overlap)
+            with self.progress_bar(total=len(steps)) as progress:
+                latents = self.denoise(
+                    latents,
+                    steps,
+                    scheduler,
+                    prompt_embeds,
+                    negative_prompt_embeds,
+                    generator=generator,
+                    eta=eta,
+                    cross_attention_kwargs=cross_attention_kwargs,
+                    unet=self.unet if len(windows) == 1 else WindowedUNet(self.unet, windows),
+                    progress=progress,
+                    callback_on_step_end=callback_on_step_end,
+                    callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+                )
+            self.end_window(callback_on_window_end, 0, latents)
 
         # 6. Frames
         if output_type == "latent":
@@ -218,9 +259,13 @@ class Show1RefinementPipeline(
         num_inference_steps: int | None,
         timesteps: list[int] | None,
         guidance_scale: float,
+        guidance_interval: Sequence[float],
         num_videos_per_prompt: int,
         generator: Generators,
+        latents: Tensor | None,
         resize: str,
+        window_size: int | None,
+        window_overlap: int,
         vae_batch_size: int | None,
         output_type: str,
         callback_on_step_end_tensor_inputs: list[str],
@@ -231,6 +276,7 @@ class Show1RefinementPipeline(
             num_inference_steps,
             timesteps,
             guidance_scale,
+            guidance_interval,
             num_videos_per_prompt,
             output_type,
             callback_on_step_end_tensor_inputs,
@@ -250,9 +296,14 @@ class Show1RefinementPipeline(
         check_size(height, width, self.vae_scale_factor * getattr(self.unet, "size_divisor", 1))
         if resize not in ("bilinear", "uint8_bicubic"):
             raise ValueError(f"`resize` must be 'bilinear' or 'uint8_bicubic', got {resize!r}.")
+        if window_size is not None:
+            check_count(window_size, "window_size", low=2)
+            check_count(window_overlap, "window_overlap", low=0, high=window_size - 1)
         if vae_batch_size is not None:
             check_count(vae_batch_size, "vae_batch_size")
         check_generator(generator, batch)
+        size = (frames.shape[2], height // self.vae_scale_factor, width // self.vae_scale_factor)
+        check_latents(latents, [(batch, self.vae.config.latent_channels, *size)])
         return batch, frames.shape[2], height, width
 
     @staticmethod
@@ -265,13 +316,26 @@ class Show1RefinementPipeline(
         images = F.interpolate(fold(video), size=(height, width), mode="bilinear", align_corners=False, antialias=True)
         return unfold(images, video.shape[0])
 
-    def encode_video(self, video: Tensor, generator: Generators = None, vae_batch_size: int | None = None) -> Tensor:
-        """(b, 3, f, h, w) in model space -> a sample of its latents (b, c, f, h/8, w/8), scaled for the UNet."""
+    def encode_video(
+        self,
+        video: Tensor,
+        generator: Generators = None,
+        vae_batch_size: int | None = None,
+        size: tuple[int, int] | None = None,
+        resize: str = "bilinear",
+    ) -> Tensor:
+        """(b, 3, f, h, w) in model space -> a sample of its latents (b, c, f, h/8, w/8), scaled for the UNet.
+
+        The frames are resized to `size`, (height, width), on the way: the large video never exists as a whole.
+        """
         images = fold(video)
-        # `vae.encode` runs through the offload hooks; moments of all frames are small, so one draw serves any slicing
-        parameters = [
-            self.vae.encode(part).latent_dist.parameters for part in images.split(vae_batch_size or len(images))
-        ]
+        height, width = size or video.shape[-2:]
+        parameters = []
+        for part in images.split(vae_batch_size or len(images)):
+            part = self.resize_video(unfold(part, 1), height, width, resize)
+            part = fold(part).to(self._execution_device, self.unet.dtype)
+            # `vae.encode` runs through the offload hooks; moments of all frames are small: one draw serves any slicing
+            parameters.append(self.vae.encode(part).latent_dist.parameters)
         posterior = DiagonalGaussianDistribution(torch.cat(parameters))
         mean = unfold(posterior.mean, video.shape[0])
         latents = mean + unfold(posterior.std * draw_frames(mean, generator), video.shape[0])
@@ -280,5 +344,56 @@ class Show1RefinementPipeline(
     def decode_latents(self, latents: Tensor, vae_batch_size: int | None = None) -> Tensor:
         """Latents (b, c, f, h, w) -> video (b, 3, f, 8h, 8w) in model space."""
         images = fold(latents) / self.vae.config.scaling_factor
-        parts = [self.vae.decode(part).sample for part in images.split(vae_batch_size or len(images))]
-        return unfold(torch.cat(parts), latents.shape[0])
+        factor = self.vae_scale_factor
+        height, width = images.shape[-2] * factor, images.shape[-1] * factor
+        decoded = images.new_empty(len(images), self.vae.config.out_channels, height, width)
+        size = vae_batch_size or len(images)
+        for start in range(0, len(images), size):
+            part = self.vae.decode(images[start : start + size]).sample
+            if not torch.isfinite(part).all():
+                raise FloatingPointError(f"stage 'refine': decoding made NaN or infinity, in {part.dtype}.")
+            decoded[start : start + size] = part
+        return unfold(decoded, latents.shape[0])
+
+
+class WindowedUNet:
+    """A video UNet that sees a long video in overlapping windows of frames; shared frames get a blend of predictions.
+
+    MultiDiffusion (Bar-Tal et al. 2023) along time: every step predicts each window by itself, weighs the predictions
+    by weights that rise from a window's ends to its middle, and steps the video as a whole.
+
+    Args:
+        unet: the video UNet.
+        windows: (start, stop) frames, together all of the video.
+    """
+
+    def __init__(self, unet: nn.Module, windows: list[tuple[int, int]]):
+        self.unet, self.windows, self.config = unet, windows, unet.config
+        self.is_cache_enabled = getattr(unet, "is_cache_enabled", False)
+        self._context = ""
+        weights = torch.zeros(len(windows), windows[-1][1])
+        for row, (start, stop) in zip(weights, windows, strict=True):
+            rising = torch.arange(1, stop - start + 1)
+            row[start:stop] = torch.minimum(rising, rising.flip(0))
+        self.weights = weights / weights.sum(dim=0)  # a frame's weights add up to 1
+
+    @contextmanager
+    def cache_context(self, name: str) -> Iterator[None]:
+        """As a network's own; within it each window has a context to itself."""
+        self._context = name
+        yield
+
+    def _reset_stateful_cache(self) -> None:
+        self.unet._reset_stateful_cache()
+
+    def __call__(self, sample: Tensor, timestep: Any, return_dict: bool = False, **kwargs: Any) -> tuple[Tensor]:
+        """As the UNet's own: sample (b, c, f, h, w) -> prediction (b, c', f, h, w) in a tuple."""
+        self.weights = self.weights.to(sample.device)
+        out: Tensor | None = None
+        for (start, stop), weights in zip(self.windows, self.weights, strict=True):
+            with cache_context(self.unet, f"{self._context}, frames {start}"):
+                part = self.unet(sample[:, :, start:stop], timestep, return_dict=False, **kwargs)[0]
+            if out is None:
+                out = torch.zeros(*part.shape[:2], *sample.shape[2:], device=part.device)
+            out[:, :, start:stop] += part * weights[start:stop, None, None]
+        return (out.to(part.dtype),)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,10 +22,13 @@ from ..video import chained_windows, from_model_space, to_model_space
 from .denoising import (
     DenoisingMixin,
     Generators,
+    WindowCallback,
     check_count,
     check_generator,
+    check_latents,
     check_number,
     check_size,
+    check_windows,
     draw,
     fold,
     fresh_scheduler,
@@ -36,7 +39,7 @@ from .denoising import (
     spawn,
     unfold,
 )
-from .lora import StageLoraMixin
+from .lora import StageLoraMixin, check_lora_scale
 from .pipeline_show1_interpolation import match_batch
 
 
@@ -102,11 +105,14 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         num_inference_steps: int = 125,
         timesteps: list[int] | None = None,
         guidance_scale: float = 7.0,
+        guidance_interval: Sequence[float] = (0.0, 1.0),
+        split_guidance: bool = False,
         noise_level: int = 250,
         negative_prompt: str | list[str] | None = None,
         num_videos_per_prompt: int = 1,
         eta: float | None = None,
         generator: Generators = None,
+        latents: Tensor | None = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         first_frame: Any = None,
@@ -121,8 +127,11 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         final_sigmas_type: str | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        cross_attention_kwargs: dict[str, Any] | None = None,
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
+        callback_on_window_end: WindowCallback | None = None,
+        finished_windows: Sequence[Tensor] = (),
     ) -> VideoPipelineOutput | tuple:
         r"""Upscales.
 
@@ -133,12 +142,18 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
                 times the input's.
             num_inference_steps: at least 1, per window; or `timesteps`, a falling list of diffusion timesteps.
             guidance_scale: at least 0; guidance is off up to 1.
+            guidance_interval: (start, stop), fractions of the steps: the first int(start·steps) and those from
+                int(stop·steps) on are not guided and cost half as much. 0 is the noisiest end, 1 the cleanest. A
+                `guider` has a start and a stop of its own. It holds for the image model as well.
+            split_guidance: the network takes the two branches of guidance one after the other, not as one batch: half
+                the activations, the same result.
             noise_level: 0 to 999, the timestep of the condition's noise. More hides more artefacts of the stage before
                 and keeps less of its structure.
             negative_prompt: what guidance leads away from (`None`: the empty prompt).
             num_videos_per_prompt: at least 1; `frames` then holds one video for each of them, or one a prompt.
             eta: DDIM's noise, for schedulers that know it.
             generator: one generator for everything, or a list of one a video.
+            latents: initial noise (b, 3, f, h, w) instead of drawn noise: each window takes that of its frames.
             prompt_embeds, negative_prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
             first_frame: frame 0 at full resolution, as a video of one frame in any form of `to_model_space`.
             condition_frames: a video of the full size to condition on instead of the upscaled `frames`.
@@ -151,7 +166,12 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
             final_sigmas_type: `"sigma_min"` for the last DPM-Solver++ step of the released code.
             output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`, see `VideoPipelineOutput`.
             return_dict: a `VideoPipelineOutput` rather than a tuple.
+            cross_attention_kwargs: `{"scale": number}`, how much of its adapters (LoRA) the network uses.
             callback_on_step_end, callback_on_step_end_tensor_inputs: as in diffusers; `latents` holds one window.
+            callback_on_window_end: called as `(pipe, index, window)` after each window, (b, 3, f, height, width) in
+                model space; a window begins with the last frame of the one before.
+            finished_windows: the first of these windows, in order, as that callback got them in an earlier run of this
+                call: the rest is denoised, with the result of an undisturbed run bit for bit.
 
         Returns:
             `VideoPipelineOutput` with as many frames as `frames`, or a tuple.
@@ -182,9 +202,11 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
             num_inference_steps,
             timesteps,
             guidance_scale,
+            guidance_interval,
             noise_level,
             num_videos_per_prompt,
             generator,
+            latents,
             first_frame,
             condition_frames,
             first_frame_num_inference_steps,
@@ -200,7 +222,10 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
             first_frame = first_frame.expand(batch, -1, -1, -1, -1)
         if condition_frames is not None:
             condition_frames = condition_frames.expand(batch, -1, -1, -1, -1)
-        self.begin(guidance_scale)
+        windows = chained_windows(num_frames, window_size)
+        check_windows(finished_windows, [(batch, 3, stop - start, height, width) for start, stop in windows])
+        check_lora_scale(cross_attention_kwargs)
+        self.begin(guidance_scale, guidance_interval, split_guidance)
         device = self._execution_device
 
         # 2. Encode the prompt
@@ -217,8 +242,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         )
         embeds = {"prompt_embeds": prompt_embeds, "negative_prompt_embeds": negative_prompt_embeds}
 
-        # 3. Windows, and the random numbers of each
-        windows = chained_windows(num_frames, window_size)
+        # 3. The windows' random numbers and conditions
         image_generator, generators = self._window_generators(
             generator, batch, len(windows), window_noise, makes_first_frame
         )
@@ -228,7 +252,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         condition_frames = condition_frames.to(prompt_embeds)
 
         # 4. The first frame, by the image model
-        if makes_first_frame:
+        if makes_first_frame and not finished_windows:
             first_frame = self.upscale_first_frame(
                 low[:, :, :1],
                 height,
@@ -244,12 +268,19 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         # 5. Denoise window by window, each led by the last frame of the one before
         count = num_inference_steps if timesteps is None else len(timesteps)
         video = torch.empty(batch, 3, num_frames, height, width, device=device, dtype=prompt_embeds.dtype)
-        with self.progress_bar(total=count * len(windows)) as progress:
-            for (start, stop), window_generator in zip(windows, generators, strict=True):
+        for (start, stop), window in zip(windows, finished_windows, strict=False):
+            video[:, :, start:stop] = window
+            first_frame = video[:, :, stop - 1 : stop].clone()
+        remaining = list(enumerate(zip(windows, generators, strict=True)))[len(finished_windows) :]
+        with self.progress_bar(total=count * len(remaining)) as progress:
+            for index, ((start, stop), window_generator) in remaining:
                 scheduler = fresh_scheduler(self.scheduler, final_sigmas_type)
                 steps = set_timesteps(scheduler, num_inference_steps, timesteps, device)
                 shape = (batch, 3, stop - start, height, width)
-                noise = draw(shape, window_generator, like=prompt_embeds)
+                if latents is None:
+                    noise = draw(shape, window_generator, like=prompt_embeds)
+                else:
+                    noise = latents[:, :, start:stop].to(prompt_embeds)
                 condition = self.prepare_condition(
                     condition_frames[:, :, start:stop], first_frame, noise_level, window_generator
                 )
@@ -262,12 +293,14 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
                     class_labels=torch.full((batch,), noise_level, device=device),
                     generator=window_generator,
                     eta=eta,
+                    cross_attention_kwargs=cross_attention_kwargs,
                     progress=progress,
                     callback_on_step_end=callback_on_step_end,
                     callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
                 )
                 video[:, :, start:stop] = window  # the shared frame is taken from the later window
                 first_frame = window[:, :, -1:]
+                self.end_window(callback_on_window_end, index, window)
 
         # 6. Frames
         frames = from_model_space(video, output_type)
@@ -286,9 +319,11 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         num_inference_steps: int | None,
         timesteps: list[int] | None,
         guidance_scale: float,
+        guidance_interval: Sequence[float],
         noise_level: int,
         num_videos_per_prompt: int,
         generator: Generators,
+        latents: Tensor | None,
         first_frame: Tensor | None,
         condition_frames: Tensor | None,
         first_frame_num_inference_steps: int,
@@ -305,6 +340,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
             num_inference_steps,
             timesteps,
             guidance_scale,
+            guidance_interval,
             num_videos_per_prompt,
             output_type,
             callback_on_step_end_tensor_inputs,
@@ -326,6 +362,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         if self.first_frame_unet is not None and self.first_frame_scheduler is None:
             raise ValueError("`first_frame_scheduler` is required: this pipeline has a `first_frame_unet`.")
         check_generator(generator, batch)
+        check_latents(latents, [(batch, 3, num_frames, height, width)])
         for name, video, count in (
             ("first_frame", first_frame, 1),
             ("condition_frames", condition_frames, num_frames),

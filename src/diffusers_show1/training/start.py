@@ -3,8 +3,8 @@
 
 The paper starts the keyframe network from an image model, the interpolation network from the keyframe network, and
 super-resolution from an image super-resolution model. Whatever is new computes nothing at first: temporal layers and
-attention in more blocks are the identity, new input channels and class embeddings have zero weights. So training begins
-at what the source does.
+attention in more blocks are the identity, new input channels and class embeddings have zero weights. So training
+begins at what the source does.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ averaged weights of the last checkpoint.
     interpolation   Sec. 3.4
     superres        Sec. 3.5
     refine          Sec. 3.6, on inputs made by `superres`
-    detail          the keyframe network again, at weaker noise
+    detail          the keyframe network again, with attention in all blocks, at weaker noise
 """
 
 import copy
@@ -20,6 +20,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -41,6 +42,7 @@ from ..tiny import world
 from . import objectives, text
 from .data import ClipBatch, WorldClips, area_downsample, drop_captions, step_rng
 from .loop import FitOptions, fit
+from .start import start_unet
 
 
 # Minutes on one free CPU core for each part. The shipped weights were made by several runs: see docs/tiny.md.
@@ -57,7 +59,7 @@ MINUTES = {
 # What may be trained side by side once the text encoders are there: every part needs the ones before it in its lane.
 LANES = (("image", "keyframes", "detail"), ("vae", "interpolation", "superres", "refine"))
 # Options of each stage's call: `stage_defaults` of the cascade's model_index.json.
-STAGE_DEFAULTS = {
+STAGE_DEFAULTS: dict[str, dict[str, Any]] = {
     "base": {"num_frames": 8, "height": 16, "width": 24, "num_inference_steps": 20, "guidance_scale": 3.0},
     "interpolation": {"frames_between": 3, "num_inference_steps": 8, "guidance_scale": 1.0},
     "superres": {
@@ -69,6 +71,8 @@ STAGE_DEFAULTS = {
         "window_size": 8,
     },
     "refine": {"height": 128, "width": 192, "num_inference_steps": 10, "strength": 0.1, "guidance_scale": 1.0},
+    # for the recipe of that name (benchmarks/fewer_calls.py): keyframes lose shapes in fewer steps
+    "fast": {"interpolation": {"num_inference_steps": 4}},
 }
 NETWORKS = ("base_unet", "interpolation_unet", "superres_unet", "refine_unet")
 SEEDS = {name: 100 + index for index, name in enumerate(MINUTES)}
@@ -91,12 +95,14 @@ PIXEL_UNET = {
 }
 
 
-def pixel_blocks(dims: int = 3) -> dict:
-    """Block names of a three-level pixel UNet that attends in its lowest level; `dims` is 2 for the image model."""
+def pixel_blocks(dims: int = 3, attending: int = 1) -> dict:
+    """Block names of a three-level pixel UNet that attends in its lowest levels; `dims` is 2 for the image model."""
+    plain = 3 - attending
     return {
-        "down_block_types": (f"ResnetDownsampleBlock{dims}D",) * 2 + (f"SimpleCrossAttnDownBlock{dims}D",),
+        "down_block_types": (f"ResnetDownsampleBlock{dims}D",) * plain
+        + (f"SimpleCrossAttnDownBlock{dims}D",) * attending,
         "mid_block_type": f"UNetMidBlock{dims}DSimpleCrossAttn",
-        "up_block_types": (f"SimpleCrossAttnUpBlock{dims}D",) + (f"ResnetUpsampleBlock{dims}D",) * 2,
+        "up_block_types": (f"SimpleCrossAttnUpBlock{dims}D",) * attending + (f"ResnetUpsampleBlock{dims}D",) * plain,
     }
 
 
@@ -376,10 +382,14 @@ def train_keyframes(shop: Workshop) -> None:
 
 
 def train_detail(shop: Workshop) -> None:
-    """The keyframe network again, at noise of all strengths: the shapes of small objects are decided at weaker noise,
-    of which `train_keyframes` shows clips little (below half of the timesteps: 2 of 100)."""
-    unet = shop.load(Show1UNet3DConditionModel, "base_unet").requires_grad_(True)
-    _fit_keyframes(shop, "detail", unet, lambda step: 0.0, power=1 / 2, learning_rate=5e-4)
+    """The keyframe network again, at noise of all strengths and with attention in all of its blocks.
+
+    The shapes of small objects are decided at weaker noise, of which `train_keyframes` shows clips little (below half
+    of the timesteps: 2 of 100). Attention comes to the upper levels only now because it costs most there: 2.5 times
+    the network's time. It is what adapters hold on to: with the lowest level's alone a style could not be learned.
+    """
+    unet = start_unet("network", shop.folder, "base_unet", **pixel_blocks(attending=3)).unet
+    _fit_keyframes(shop, "detail", unet, lambda step: 0.0, power=1 / 2, learning_rate=8e-4)
 
 
 def _fit_keyframes(

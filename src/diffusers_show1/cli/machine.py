@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What runs: devices, the cascade on one of them, and what tells one model or machine from another."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .refusals import BadInput, refuse
+from .settings import Settings, model_folder
+
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..cascades.pipeline_show1 import Show1CascadePipeline
+
+
+def devices() -> list[str]:
+    """The names of the devices that this machine has."""
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    count = torch.accelerator.device_count() if accelerator else 0
+    return ["cpu", *(f"{accelerator}:{index}" for index in range(count))]
+
+
+def resolve_machine(device: str, dtype: str, offload: str) -> tuple[torch.device, torch.dtype]:
+    """The device and the number format, with `auto` made definite; `BadInput` for what this machine cannot do."""
+    import torch
+
+    here = devices()
+    found = torch.device(here[:2][-1] if device == "auto" else device)  # the first accelerator, or the CPU
+    if found.type != "cpu" and f"{found.type}:{found.index or 0}" not in here:
+        refuse("--device", device, f"auto or one of {', '.join(here)}", "these are what this machine has")
+    if offload != "none" and found.type == "cpu":
+        refuse("--offload", offload, "none on a CPU", "there is no accelerator whose memory it would save")
+    if dtype == "auto":
+        dtype = "float32" if found.type == "cpu" else "float16"
+    return found, getattr(torch, dtype)
+
+
+def load_cascade(settings: Settings, device: torch.device, dtype: torch.dtype, offload: str) -> Show1CascadePipeline:
+    """The cascade that the settings name, on its device. Raises `BadInput` when it cannot be had."""
+    from ..hub import recognise
+
+    try:
+        source = settings.model if settings.model == "showlab" else str(model_folder(settings.model) or settings.model)
+        pipe = recognise.load_cascade(source, settings.model_revision, dtype=dtype)
+    except ValueError as error:  # it is a model, and not one that makes videos: the error says what it is
+        raise BadInput(" ".join(str(error).replace("`model`", "--model").split())) from error
+    except OSError as error:
+        refuse("--model", settings.model, "a model that can be loaded", str(error).strip().splitlines()[0])
+    if offload == "model":
+        pipe.enable_model_cpu_offload(device=device)
+    elif offload == "sequential":
+        pipe.enable_sequential_cpu_offload(device=device)
+    else:
+        pipe.to(device)
+    return pipe
+
+
+def model_identity(model: str) -> dict[str, Any]:
+    """What tells one version of a model from another: its index's digest, and its commit when it is from the Hub."""
+    if model == "showlab":
+        from ..hub.recognise import PUBLISHED_REPOS
+
+        return {stage: model_identity(repo) for stage, repo in PUBLISHED_REPOS.items()}
+    folder = model_folder(model)
+    if folder is not None:
+        return {"index_sha256": file_digest(folder / "model_index.json")}
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(model, "model_index.json")
+    if not isinstance(cached, str):
+        return {}
+    return {"index_sha256": file_digest(Path(cached)), "revision": Path(cached).parent.name}
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where clips go: their names, those of what stands beside them, and whether they can be written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .refusals import BadInput, refuse
+
+
+def output_names(output: str, count: int) -> list[str]:
+    """One output name for each of `count` prompts.
+
+    `{index}` becomes 000, 001, ...; without it, several prompts get `-000`, `-001`, ... before the ending.
+    """
+    if "{index}" not in output and count > 1:
+        stem, slash = output.rstrip("/"), output[len(output.rstrip("/")) :]
+        ending = "" if slash else Path(output).suffix
+        output = stem[: len(stem) - len(ending)] + "-{index}" + ending + slash
+    return [output.replace("{index}", f"{index:03d}") for index in range(count)]
+
+
+def beside(output: str, label: str) -> str:
+    """The name of another clip of the same kind beside `output`: `out.mp4` gives `out.base.mp4` for `"base"`."""
+    if output.endswith("/") or not Path(output).suffix:
+        return f"{output.rstrip('/')}.{label}/"
+    path = Path(output)
+    return str(path.with_name(f"{path.stem}.{label}{path.suffix}"))
+
+
+def json_name(output: str) -> Path:
+    """Where the record of a clip stands: `out.json` beside `out.mp4`, and beside the folder `out/`."""
+    path = Path(output)
+    return path.with_name(f"{path.name}.json") if output.endswith("/") else path.with_suffix(".json")
+
+
+def check_outputs(outputs: Sequence[str], stages: Sequence[str], record: bool, overwrite: bool) -> None:
+    """Raise `BadInput` unless every file that the outputs lead to can be written, and none is there already."""
+    from ..frames import check_output_path
+
+    clips = [name for output in outputs for name in (output, *(beside(output, stage) for stage in stages))]
+    try:
+        for clip in clips:
+            check_output_path(clip)
+        records = [json_name(output) for output in outputs if record]
+        for path in [*map(Path, clips), *records]:
+            if path in records and path.is_dir():
+                refuse("--output", str(path), "a name whose .json is no folder", "--no-json writes none")
+            if not overwrite and path.exists() and not (path.is_dir() and not any(path.iterdir())):
+                refuse("--output", str(path), "a name that is not taken", "--overwrite replaces what is there")
+    except (OSError, ValueError) as error:
+        raise BadInput(str(error).replace("`path`", "--output", 1)) from error

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`show1 generate --job`: which clips are to be made, which of them have a job that is under way, which are done."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from .outputs import output_names
+from .refusals import BadInput, Failed, refuse
+from .settings import CONTENT_FLAGS, Settings, parse_settings, settings_from_flags, settings_from_json
+
+
+FIELDS = {
+    "prompts": "prompt",
+    "prompts_file": "prompt",
+    "steps": "stage_options",
+    "guidance": "stage_options",
+    "frames": "num_frames",
+}  # of Settings, where the flag has another name
+
+
+@dataclasses.dataclass
+class Plan:
+    """One clip to make: its settings and where it goes; with --job, its job's folder, and how far that is."""
+
+    settings: Settings
+    output: str
+    folder: Path | None = None
+    begun: bool = False
+    owner: bool = False  # of what stands at `output`: it is where the job began to write
+    done: bool = False
+
+
+def plan(flags: dict[str, Any]) -> tuple[list[Plan], dict[str, Any] | None]:
+    """The clips that the flags of `generate` ask for, and the record of `--from-json`; `BadInput` for bad ones."""
+    given = [name for name in CONTENT_FLAGS if flags[name] not in (None, [])]
+    if flags["resume"] and flags["job"] is None:
+        refuse("--resume", True, "given beside --job")
+    if flags["resume"] and flags["from_json"] is None and not {"prompts", "prompts_file"} & set(given):
+        begun = read_job(flags["job"])
+        if begun is None:
+            refuse("--job", flags["job"], "the folder of a job that has begun", "with a prompt, one begins")
+        for name in given:
+            refuse(CONTENT_FLAGS[name], flags[name], "left out beside --resume", "the job says it already")
+        asked, original = [begun[0]], None
+        output = flags["output"] or begun[1]
+    else:
+        asked, original = settings_from_json(flags) if flags["from_json"] else (settings_from_flags(flags), None)
+        output = flags["output"]
+    if output is None:
+        refuse("--output", output, "given")
+    outputs = output_names(output, len(asked))
+    if flags["job"] is None:
+        return [Plan(settings, name) for settings, name in zip(asked, outputs, strict=True)], original
+    plans = []
+    for settings, name, folder in zip(asked, outputs, output_names(flags["job"], len(asked)), strict=True):
+        begun = read_job(folder)
+        if begun is None:
+            plans.append(Plan(settings, name, Path(folder)))
+            continue
+        if not flags["resume"]:
+            refuse("--job", folder, "a new folder", "a job has begun there; --resume goes on with it")
+        check_same(begun[0], settings, given if original is None else list(CONTENT_FLAGS))
+        settings = dataclasses.replace(begun[0], device=flags["device"] or begun[0].device).check()
+        own = absolute(name) == begun[1]
+        done = own and (Path(folder) / "made.json").exists() and Path(name).exists()
+        plans.append(Plan(settings, name, Path(folder), begun=True, owner=own, done=done))
+    return plans, original
+
+
+def about(settings: Settings, output: str) -> dict[str, Any]:
+    """What a job's folder keeps for `--resume`."""
+    return {"settings": dataclasses.asdict(settings), "output": absolute(output)}
+
+
+def absolute(output: str) -> str:
+    """An output's name from any working folder; a slash at the end stays: it makes a folder of it."""
+    return os.path.abspath(output) + ("/" if output.endswith("/") else "")
+
+
+def read_job(folder: str) -> tuple[Settings, str] | None:
+    """The settings and the output of the job in a folder, or None where none has begun."""
+    from ..jobs.folder import JobError, JobFolder
+
+    try:
+        record = JobFolder(folder).read()
+    except JobError as error:
+        refuse("--job", folder, "a folder for a job of its own", error)
+    if record is None:
+        return None
+    kept = record.get("about")
+    allowed = "the folder of a job that show1 generate began"
+    if not isinstance(kept, dict) or not isinstance(kept.get("output"), str):
+        refuse("--job", folder, allowed, "another program began this one")
+    return parse_settings(kept, "--job", folder, allowed), kept["output"]
+
+
+def check_same(begun: Settings, asked: Settings, flags: list[str]) -> None:
+    """`BadInput` for a flag that asks for another clip than the job in the folder makes."""
+    for flag in flags:
+        name = FIELDS.get(flag, flag)
+        pairs = [(name, getattr(begun, name), getattr(asked, name))]
+        if name == "stage_options":  # those that are not asked for are the recipe's
+            pairs = [
+                (f"{stage} {key}", begun.stage_options.get(stage, {}).get(key), number)
+                for stage, options in asked.stage_options.items()
+                for key, number in options.items()
+            ]
+        for what, value, got in pairs:
+            if value != got:
+                refuse(CONTENT_FLAGS[flag], got, f"the job's, {value!r}", f"this is its {what}")
+
+
+@contextlib.contextmanager
+def faults(folder: Path | None) -> Iterator[None]:
+    """Says in one line what went wrong in making a clip and, with a job, how to go on."""
+    import torch
+
+    from ..jobs.folder import JobError
+
+    go_on = "" if folder is None else f" To go on: show1 generate --job {folder} --resume"
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"show1: stopped.{go_on}", err=True)
+        raise
+    except (JobError, torch.OutOfMemoryError, FloatingPointError, OSError) as error:
+        raise Failed(str(error).rstrip(".") + "." + go_on) from error
+    except ValueError as error:  # the cascade refuses what it cannot run, such as numbers that do not fit together
+        raise BadInput(" ".join(str(error).split())) from error

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All that decides what a clip looks like: read from flags or from a JSON, and checked without a framework."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import secrets
+from pathlib import Path
+from typing import Any
+
+from .refusals import one_of, refuse
+
+
+# Spelled out so that a wrong name is answered without importing the cascade; a test compares them with it.
+STAGES = ("base", "interpolation", "superres", "refine")
+RECIPES = ("default", "fast", "official")
+DTYPES = ("float32", "float16", "bfloat16")
+MAX_STEPS = 1000  # the length of every published training schedule
+MAX_SEED = 2**53  # whole numbers up to here survive any JSON reader
+CONTENT_FLAGS = {
+    "prompts": "PROMPT",
+    "prompts_file": "--prompts-file",
+    "model": "--model",
+    "seed": "--seed",
+    "steps": "--steps",
+    "guidance": "--guidance",
+    "frames": "--frames",
+    "stop_after": "--stop-after",
+    "recipe": "--recipe",
+    "negative_prompt": "--negative-prompt",
+    "fps": "--fps",
+    "dtype": "--dtype",
+}  # what --from-json and --resume say already
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All that decides what a clip looks like. What is None is left to the cascade, or to the machine."""
+
+    prompt: str
+    seed: int
+    negative_prompt: str | None = None
+    model: str = "tiny"
+    model_revision: str | None = None
+    recipe: str = "default"
+    stage_options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    num_frames: int | None = None
+    stop_after: str | None = None
+    fps: float | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def check(self) -> Settings:
+        """Raise `BadInput` for the first value that cannot be used; needs no model and imports no framework."""
+        if not self.prompt.strip():
+            refuse("PROMPT", self.prompt, "a text that is not empty")
+        if not 0 <= self.seed <= MAX_SEED:
+            refuse("--seed", self.seed, f"a whole number from 0 to {MAX_SEED}")
+        if self.num_frames is not None and self.num_frames < 2:
+            refuse("--frames", self.num_frames, "a whole number of at least 2")
+        if self.fps is not None and not (0 < self.fps <= 1000):
+            refuse("--fps", self.fps, "a number above 0, up to 1000")
+        one_of("--recipe", self.recipe, RECIPES)
+        one_of("--stop-after", self.stop_after or STAGES[-1], STAGES)
+        one_of("--dtype", self.dtype, ("auto", *DTYPES))
+        if not re.fullmatch(r"auto|cpu|(cuda|mps|xpu)(:\d+)?", self.device):
+            refuse("--device", self.device, "one of auto, cpu, cuda, cuda:N, mps, xpu, xpu:N")
+        for stage in self.stage_options:
+            one_of("stage_options", stage, STAGES)
+        check_model(self.model)
+        return self
+
+
+def per_stage(argument: str, text: str, number: type, least: float, most: float) -> dict[str, Any]:
+    """Numbers by stage from `"20"` (every stage) or `"base=20,superres=4"` (the others keep the recipe's).
+
+    `number` is `int` or `float`; each value has to lie in `least`..`most`. Raises `BadInput` for anything else.
+    """
+    kind = "a whole number" if number is int else "a number"
+    limits = f"of at least {least:g}" if math.isinf(most) else f"from {least:g} to {most:g}"
+    allowed = f"{kind} {limits}, or stage=number pairs with commas between ({', '.join(STAGES)})"
+    values: dict[str, Any] = {}
+    for item in text.split(","):
+        stage, equals, value = item.rpartition("=")
+        stages = (stage.strip(),) if equals else STAGES
+        try:
+            parsed = number(value)
+        except ValueError:
+            refuse(argument, text, allowed)
+        # Written so that NaN fails; a stage named twice, or a pair beside a number for all, would hide one of the two.
+        if (
+            not (least <= parsed <= most)
+            or math.isinf(parsed)
+            or values.keys() & set(stages)
+            or set(stages) - {*STAGES}
+        ):
+            refuse(argument, text, allowed)
+        values.update(dict.fromkeys(stages, parsed))
+    return values
+
+
+def read_prompts(text: str) -> list[str]:
+    """The prompts of a prompts file: one a line, stripped; empty lines and lines that begin with `#` are left out."""
+    lines = (line.strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def check_model(model: str) -> None:
+    """Raise `BadInput` unless `model` is `tiny`, `showlab`, a folder of a cascade, or has the form of a Hub id."""
+    allowed = "tiny, showlab, a folder that holds a Show-1 cascade, or a Hub id (owner/name)"
+    folder = model_folder(model)
+    if folder is not None:
+        try:
+            index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+            name = index["_class_name"]
+        except (OSError, ValueError, KeyError, TypeError):
+            refuse("--model", model, allowed, f"{folder} has no readable model_index.json")
+        if "Show1CascadePipeline" not in (name, *(name if isinstance(name, list) else ())):
+            refuse("--model", model, allowed, f"{folder} holds a {name}")
+    elif model != "showlab":
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id
+
+        try:
+            validate_repo_id(model)
+        except HFValidationError:
+            refuse("--model", model, allowed, "there is no folder of this name")
+        if "/" not in model:
+            refuse("--model", model, allowed, "there is no folder of this name")
+
+
+def model_folder(model: str) -> Path | None:
+    """The local folder that `model` names, or None when it is to come from the Hub."""
+    if model == "tiny":
+        from ..tiny import TINY_PATH
+
+        return TINY_PATH
+    return Path(model) if model != "showlab" and Path(model).is_dir() else None
+
+
+def settings_from_flags(flags: dict[str, Any]) -> list[Settings]:
+    """The settings of every clip that the flags of `generate` ask for, checked."""
+    prompts = list(flags["prompts"] or [])
+    if flags["prompts_file"] is not None:
+        try:
+            prompts += read_prompts(flags["prompts_file"].read_text(encoding="utf-8-sig"))
+        except (OSError, UnicodeDecodeError) as error:
+            refuse("--prompts-file", str(flags["prompts_file"]), "a text file in UTF-8", error)
+    if not prompts:
+        refuse("PROMPT", "", "at least one prompt, here or in --prompts-file")
+    options: dict[str, dict[str, Any]] = {}
+    if flags["steps"] is not None:
+        for stage, value in per_stage("--steps", flags["steps"], int, 1, MAX_STEPS).items():
+            options.setdefault(stage, {})["num_inference_steps"] = value
+    if flags["guidance"] is not None:
+        for stage, value in per_stage("--guidance", flags["guidance"], float, 1, math.inf).items():
+            options.setdefault(stage, {})["guidance_scale"] = value
+    seed = secrets.randbelow(2**32) if flags["seed"] is None else flags["seed"]
+    given = {name: flags[name] for name in ("negative_prompt", "stop_after", "fps")}
+    given |= {name: flags[name] for name in ("model", "recipe", "device", "dtype") if flags[name] is not None}
+    given |= {"num_frames": flags["frames"], "stage_options": options}
+    if given.get("model", "tiny") != "tiny" and model_folder(given["model"]) is not None:
+        given["model"] = str(Path(given["model"]).resolve())  # so that the JSON means the same from another folder
+    return [Settings(prompt, seed + index, **given).check() for index, prompt in enumerate(prompts)]
+
+
+def settings_from_json(flags: dict[str, Any]) -> tuple[list[Settings], dict[str, Any]]:
+    """The settings in the JSON that `--from-json` names, and the whole of it; only the device may be changed."""
+    for name, argument in CONTENT_FLAGS.items():
+        if flags[name] not in (None, []):
+            refuse(argument, flags[name], "left out beside --from-json", "the JSON says it already")
+    settings, record = read_record(flags["from_json"])
+    return [dataclasses.replace(settings, device=flags["device"] or settings.device).check()], record
+
+
+def read_record(path: Path) -> tuple[Settings, dict[str, Any]]:
+    """The checked settings in a JSON that `show1 generate` wrote, and the whole of it; `BadInput` if it is none."""
+    allowed = "a JSON file that show1 generate wrote"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        refuse("--from-json", str(path), allowed, error.strerror)
+    except (ValueError, RecursionError):
+        refuse("--from-json", str(path), allowed, "this is no JSON")
+    return parse_settings(record, "--from-json", str(path), allowed), record
+
+
+def parse_settings(record: Any, argument: str, source: str, allowed: str) -> Settings:
+    """The checked settings in what a JSON holds; `BadInput` about `argument`, which named `source`, if it has none."""
+    given = record.get("settings") if isinstance(record, dict) else None
+    if not isinstance(given, dict):
+        refuse(argument, source, allowed, "it has no settings")
+    types: dict[str, Any] = {"seed": int, "num_frames": int, "fps": (int, float), "stage_options": dict}
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(Settings):
+        value = values[field.name] = given.get(field.name)
+        right = isinstance(value, types.get(field.name, str)) and not isinstance(value, bool)
+        if not right and not (value is None and field.default is None):
+            refuse(argument, source, allowed, f"its {field.name} is {value!r}")
+    if not all(isinstance(options, dict) for options in values["stage_options"].values()):
+        refuse(argument, source, allowed, "its stage_options are not options by stage")
+    return Settings(**values).check()

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A generation that survives: each window is saved as it is finished, and the next process goes on behind the last."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers.utils import logging
+from torch import Tensor
+
+from ..frames import to_uint8
+from ..outputs import VideoPipelineOutput
+from .fingerprint import changes, fingerprint
+from .folder import JobError, JobFolder, versions
+from .memory import memory_told
+
+
+if TYPE_CHECKING:
+    from ..cascades.pipeline_show1 import Show1CascadePipeline
+
+logger = logging.get_logger(__name__)
+
+# How much is done at once: these change memory and not the video (but for rounding), and may change on the way.
+PORTIONS = {"interpolation": "window_batch_size", "refine": "vae_batch_size"}
+
+
+@dataclasses.dataclass(frozen=True)
+class JobSettings:
+    """One video, as `Show1CascadePipeline.__call__` takes it. The noise is drawn on the CPU from `seed`."""
+
+    prompt: str
+    seed: int
+    negative_prompt: str | None = None
+    num_frames: int | None = None
+    recipe: str = "default"
+    stage_options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    stop_after: str | None = None
+
+
+class GenerationJob:
+    r"""One video and the folder that it is made in, window by window.
+
+    A process that dies, at any moment, loses the window that it was at: another one over the same folder goes on
+    behind the last finished window, and its video is that of an undisturbed run, bit for bit on the same kind of
+    device.
+
+    ```python
+    job = GenerationJob(pipe, "jobs/circle", JobSettings("a red circle moving right on a white background", seed=0))
+    frames = job.run().frames[0]
+
+    frames = GenerationJob(pipe, "jobs/circle").run().frames[0]  # go on, after whatever happened
+    ```
+
+    Args:
+        pipe: the cascade, on its device, with its adapters and offloading.
+        folder: an empty or new folder to begin in, or one that a job has begun in.
+        settings: what to make; may be left out where a job has begun, and must be what that was begun with.
+        about: anything for JSON that the caller wants to find in `job.about` later.
+
+    Raises:
+        ValueError: the settings can't be used, or are not those of the job in the folder.
+        JobError: the folder can't be used, another process is at work in it, or the pipeline's weights are not those
+            that the job was begun with.
+    """
+
+    def __init__(
+        self,
+        pipe: Show1CascadePipeline,
+        folder: str | os.PathLike[str],
+        settings: JobSettings | None = None,
+        about: dict[str, Any] | None = None,
+    ):
+        self.pipe, self.folder = pipe, JobFolder(folder)
+        begun = self.folder.read()
+        if begun is None and settings is None:
+            raise ValueError(f"`settings` is required: no job has begun in {self.folder.path}, got None.")
+        asked = None if settings is None else self._resolve(settings)
+        if begun is not None and asked is not None:
+            _check_same(begun["settings"], asked)
+        models = fingerprint(pipe)
+        with self.folder.locked():
+            begun = self.folder.read()
+            if begun is None:
+                begun = {"settings": asked, "models": models, "versions": versions(), "about": about or {}}
+                self.folder.write(begun)
+            if changed := changes(begun["models"], models):
+                raise JobError(
+                    f"the job in {self.folder.path} was begun with other weights; changed since: "
+                    f"{', '.join(changed)}. Load what it was begun with, or begin a new job"
+                )
+            self._change_portions(begun, pipe._memory_options if asked is None else asked["stage_options"])
+        old = {name: version for name, version in begun["versions"].items() if version != versions().get(name)}
+        if old:
+            logger.warning(
+                f"The job in {self.folder.path} was begun with {old}: the rest of it may be rounded otherwise."
+            )
+        self.settings = JobSettings(**begun["settings"])
+        self.about: dict[str, Any] = begun["about"]
+
+    def _resolve(self, settings: JobSettings) -> dict[str, Any]:
+        """The settings with every option of every stage, as JSON gives them back."""
+        options = self.pipe.resolve_options(settings.recipe, settings.stage_options, settings.num_frames)
+        for stage, values in options.items():  # defaults too: another version may have others
+            parameters = inspect.signature(type(getattr(self.pipe, stage)).__call__).parameters
+            defaults = {name: parameters[name].default for name in self.pipe.stage_option_names(stage)}
+            options[stage] = defaults | values
+        try:
+            return json.loads(json.dumps(dataclasses.asdict(settings) | {"stage_options": options}))
+        except TypeError as error:
+            raise ValueError(f"`settings` must hold what JSON can say: {error}.") from error
+
+    def _change_portions(self, begun: dict[str, Any], wanted: dict[str, dict[str, Any]]) -> None:
+        """Takes over how much is to be done at once, but for stages that are finished."""
+        for stage, option in PORTIONS.items():
+            own = begun["settings"]["stage_options"][stage]
+            value = wanted.get(stage, {}).get(option, own[option])
+            if value != own[option] and not self.folder.is_finished(stage):
+                own[option] = value
+                if stage == "interpolation":  # its windows are these portions
+                    self.folder.drop_windows(stage)
+                self.folder.write(begun)
+
+    def run(
+        self,
+        output_type: str = "pil",
+        callback_on_stage_end: Callable[[Show1CascadePipeline, str, Any], None] | None = None,
+        callback_on_step_end: Callable | None = None,
+    ) -> VideoPipelineOutput:
+        """Makes what is not finished; in a finished job, only decodes the frames again.
+
+        Args:
+            output_type: `"pil"`, `"np"` or `"pt"`.
+            callback_on_stage_end, callback_on_step_end: as for the cascade, to report; what a step's callback changes
+                is not kept in the folder, so it has to be given again.
+
+        Returns:
+            The video, with every stage's frames in `stages`.
+
+        Raises:
+            ValueError: the cascade refuses the settings, or the output type.
+            JobError: a window can't be saved or read, or another process is at work in the folder.
+            torch.OutOfMemoryError: naming the stage, and what would save memory.
+            FloatingPointError: naming the stage and the step that made NaN or infinity.
+        """
+        if output_type not in ("pil", "np", "pt"):
+            raise ValueError(f"`output_type` must be 'pil', 'np' or 'pt', got {output_type!r}.")
+        done: list[str] = []
+
+        def stage_done(pipe: Any, name: str, frames: Any) -> None:
+            video = frames[0]
+            self.folder.save_frames(
+                name, to_uint8(video.permute(0, 2, 3, 1).float().cpu().numpy() if isinstance(video, Tensor) else video)
+            )
+            done.append(name)
+            if callback_on_stage_end is not None:
+                callback_on_stage_end(pipe, name, frames)
+
+        def step_done(stage: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            changed = callback_on_step_end(stage, step, timestep, tensors) if callback_on_step_end else {}
+            if stage.interrupt:  # what the stages behind would make of half a window must not be saved
+                raise JobError(f"stage {stage.stage_name!r} was interrupted; what was finished before is kept")
+            return changed or {}
+
+        settings = dataclasses.asdict(self.settings)
+        seed = settings.pop("seed")
+        with self.folder.locked():
+            finished: dict[str, Sequence[Tensor]] = {name: self.folder.windows(name) for name in self.pipe.stage_names}
+            with memory_told(self.pipe, self.settings.stage_options, lambda: self.pipe.stage_names[len(done)]):
+                output: Any = self.pipe(
+                    **settings,
+                    generator=torch.Generator().manual_seed(seed),
+                    output_type=output_type,
+                    return_stages=True,
+                    callback_on_stage_end=stage_done,
+                    callback_on_step_end=step_done,
+                    callback_on_window_end=lambda stage, index, window: self.folder.save_window(
+                        stage.stage_name, index, window
+                    ),
+                    finished_windows=finished,
+                )
+                return output
+
+
+def _check_same(begun: dict[str, Any], asked: dict[str, Any]) -> None:
+    """ValueError for the first setting that is not that of the job, `PORTIONS` aside."""
+
+    def check(name: str, value: Any, got: Any) -> None:
+        if got != value:
+            raise ValueError(f"`settings.{name}` must be the job's, {value!r}, got {got!r}.")
+
+    for name, value in begun.items():
+        if name != "stage_options":
+            check(name, value, asked[name])
+    for stage, options in begun["stage_options"].items():
+        for name, value in options.items():
+            if PORTIONS.get(stage) != name:
+                check(f"stage_options[{stage!r}][{name!r}]", value, asked["stage_options"][stage].get(name))
