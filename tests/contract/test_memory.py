@@ -37,11 +37,11 @@ def test_live_bytes_on_meta_is_what_the_cpu_allocates():
 
     `benchmarks/full_size.py --check` compares whole networks, at a size that makes light of convolutions' workspaces.
     """
-    block, inputs = TransformerBlock(64, 4, 16, 32), (torch.zeros(8, 200, 64), torch.zeros(2, 7, 32))
-    allocated = allocated_peak(lambda: block(*inputs))
-    block, there = block.to("meta"), [value.to("meta") for value in inputs]
+    block, x, text = TransformerBlock(64, 4, 16, 32), torch.zeros(8, 200, 64), torch.zeros(2, 7, 32)
+    allocated = allocated_peak(lambda: block(x, block.project_text(text)))
+    block, x, text = (thing.to("meta") for thing in (block, x, text))
     with LiveBytes() as live, FlashAttention():
-        block(*there)
+        block(x, block.project_text(text))
     assert 0.95 < live.peak / allocated < 1.05
 
 
