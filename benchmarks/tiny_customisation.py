@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Customisation of the tiny cascade: a motion that it never saw learned from one clip, a style from four.
+"""Customisation of the tiny cascade: a motion that it never saw learned from one clip, a style from six.
 
     python benchmarks/tiny_customisation.py [circling zigzagging striped outlined] [--count 24] [--json FILE]
 
 For each: clips are written to video files, with captions of known words ("moving right", whatever the motion);
-`train_lora` learns from there; and the adapter is asked for it with other shapes and colours. A motion is learned from
-a red circle. A style is learned from large circles and squares, red and blue (one clip would not tell that the inside
-of an outlined object is the ground, and not white), and asked for with large triangles and crosses in the other
-colours. Printed beside it: the same prompts without the adapter, what the adapter does to ordinary prompts, and that it
-does nothing at weight 0. With `--keep N` the files of a motion also hold N of the cascade's own videos of other
-motions, which are to stay.
+`train_lora` learns from there; and the adapter is asked for it with other shapes and colours. A motion is learned
+from a red circle. A style is learned from large circles, squares and crosses, red and blue (one clip would not tell
+that the inside of an outlined object is the ground, and not white; circles and squares alone would not tell an
+outline from a hole in the middle), and asked for with large triangles in the other colours. Printed beside it: the
+same prompts without the adapter, what the adapter does to ordinary prompts, and that it does nothing at weight 0.
+With `--keep N` the files of a motion also hold N of the cascade's own videos of other motions, which are to stay.
 
 Keyframes are judged, by `diffusers_show1.evaluation.custom`, whose own accuracy on true clips is printed first.
 """
@@ -37,8 +37,10 @@ MOTION_CLIPS = (world.Attributes("red", "circle", MOTION, "white"),)
 STYLE_CLIPS = (
     world.Attributes("red", "circle", MOTION, "white", "large"),
     world.Attributes("blue", "square", MOTION, "pink", "large"),
-    world.Attributes("red", "square", "moving left", "gray", "large"),
+    world.Attributes("red", "cross", MOTION, "black", "large"),
     world.Attributes("blue", "circle", "moving left", "black", "large"),
+    world.Attributes("red", "square", "moving left", "gray", "large"),
+    world.Attributes("blue", "cross", "moving left", "white", "large"),
 )
 
 
@@ -190,7 +192,7 @@ def main() -> None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         record = {
             "command": f"python benchmarks/tiny_customisation.py --count {options.count} --keep {options.keep}",
-            "data": "motions from one clip, styles from four; judged on colours and shapes that no clip shows",
+            "data": "motions from one clip, styles from six; judged on colours and shapes that no clip shows",
             "figures": figures,
         }
         options.json.write_text(json.dumps(record, indent=2) + "\n")

@@ -15,11 +15,15 @@ from .golden import cases
 
 PUBLIC = [
     "TINY_PATH",
+    "DeepCacheConfig",
     "GenerationJob",
     "JobSettings",
+    "KnownFrames",
+    "Show1Blocks",
     "Show1CascadePipeline",
     "Show1InterpolationPipeline",
     "Show1KeyframePipeline",
+    "Show1ModularPipeline",
     "Show1RefinementPipeline",
     "Show1SuperResolutionPipeline",
     "Show1UNet3DConditionModel",

@@ -24,8 +24,10 @@ import inspect
 import math
 import numbers
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +35,7 @@ import PIL.Image
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.loaders import StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin
 from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers import KarrasDiffusionSchedulers
@@ -228,15 +230,17 @@ class PromptMixin:
         count = prompt_embeds.shape[0]
         prompt_embeds = repeat_for_videos(prompt_embeds.to(device, dtype), num_videos_per_prompt)
         if not do_classifier_free_guidance:
-            return prompt_embeds, None
-        if negative_prompt_embeds is None:
+            negative_prompt_embeds = None
+        elif negative_prompt_embeds is None:
             negatives = "" if negative_prompt is None else negative_prompt
             negatives = [negatives] * count if isinstance(negatives, str) else list(negatives)
             # equal prompts are encoded once
             unique = list(dict.fromkeys(negatives))
             rows = self._encode(unique, device, clean_caption)
-            negative_prompt_embeds = rows[[unique.index(n) for n in negatives]]
-        negative_prompt_embeds = repeat_for_videos(negative_prompt_embeds.to(device, dtype), num_videos_per_prompt)
+            negative_prompt_embeds = torch.stack([rows[unique.index(n)] for n in negatives])
+        if negative_prompt_embeds is not None:
+            negative_prompt_embeds = repeat_for_videos(negative_prompt_embeds.to(device, dtype), num_videos_per_prompt)
+        # the only `return`: diffusers reads the names off it that a call takes these by
         return prompt_embeds, negative_prompt_embeds
 
     def check_encoder(self, prompt: Any, negative_prompt_embeds: Tensor | None, guided: bool) -> None:
@@ -259,6 +263,8 @@ class PromptMixin:
             tokens = tokenize(self.tokenizer, preprocess(prompts, clean_caption))
             mask = tokens.attention_mask.to(device)
         else:
+            if isinstance(self, TextualInversionLoaderMixin):  # a learned token of several vectors is several tokens
+                prompts = self.maybe_convert_prompt(prompts, self.tokenizer)
             tokens = tokenize(self.tokenizer, prompts)
             mask = None
         return self.text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0]
@@ -283,10 +289,14 @@ def from_model_space(video: Tensor, output_type: str) -> Any:
     """(b, c, f, h, w) in model space -> frames in the form of `output_type` (see `VideoPipelineOutput`)."""
     if output_type == "latent":
         return video
-    frames = (video.transpose(1, 2).float() / 2 + 0.5).clamp(0, 1)
+    batch, channels, num_frames, height, width = video.shape
+    device = video.device if output_type == "pt" else "cpu"
+    frames = torch.empty(batch, num_frames, channels, height, width, device=device)
+    for i in range(num_frames):  # beside the result, float32 holds one frame at a time
+        frames[:, i] = (video[:, :, i].float() / 2 + 0.5).clamp(0, 1)
     if output_type == "pt":
         return frames
-    array = frames.permute(0, 1, 3, 4, 2).cpu().numpy()
+    array = frames.permute(0, 1, 3, 4, 2).numpy()
     if output_type == "np":
         return array
     if output_type == "pil":
@@ -305,6 +315,8 @@ def from_model_space(video: Tensor, output_type: str) -> Any:
 
 
 Generators = torch.Generator | list[torch.Generator] | list[torch.Generator | None] | None
+# Called as (stage, index, window) when a window is denoised: what `finished_windows` takes to leave it out next time.
+WindowCallback = Callable[[Any, int, Tensor], None]
 
 
 # --- random numbers ----------------------------------------------------------------------------------------------
@@ -393,6 +405,36 @@ def guide(prediction: Tensor, channels: int, guidance_scale: float, keeps_varian
     return mean
 
 
+def guide_by(
+    guider: Any,
+    unet: Any,
+    predict: Callable[[Tensor], Tensor],
+    embeds: tuple[Tensor, Tensor],
+    channels: int,
+    keeps_variance: bool,
+) -> Tensor:
+    """As `guide`, by one of diffusers' guiders, which says how often and with what the network is called.
+
+    `predict` takes text embeddings to a prediction; `embeds` are the conditional and the unconditional ones.
+    """
+    batches = guider.prepare_inputs({"encoder_hidden_states": embeds})
+    for batch in batches:
+        guider.prepare_models(unet)
+        with cache_context(unet, getattr(batch, guider._identifier_key)):
+            prediction = predict(batch.encoder_hidden_states)
+        batch.noise_pred = prediction[:, :channels]
+        if guider.is_conditional:
+            variance = prediction[:, channels:]
+        guider.cleanup_models(unet)
+    mean = guider(batches)[0]
+    return torch.cat([mean, variance], dim=1) if keeps_variance else mean
+
+
+def cache_context(unet: Any, name: str) -> AbstractContextManager:
+    """Of a network with a cache enabled: which of a step's calls is made, so that each finds its own features."""
+    return unet.cache_context(name) if getattr(unet, "is_cache_enabled", False) else nullcontext()
+
+
 # --- checks ------------------------------------------------------------------------------------------------------
 
 
@@ -423,6 +465,15 @@ def check_size(height: Any, width: Any, divisor: int) -> None:
             )
 
 
+def check_interval(value: Any, name: str) -> None:
+    """Two numbers 0 <= start <= stop <= 1, else a ValueError that says so."""
+    numeric = isinstance(value, (list, tuple)) and all(
+        isinstance(bound, numbers.Real) and not isinstance(bound, bool) for bound in value
+    )
+    if not numeric or len(value) != 2 or not 0 <= value[0] <= value[1] <= 1:
+        raise ValueError(f"`{name}` must be (start, stop) with 0 <= start <= stop <= 1, got {value!r}.")
+
+
 def check_generator(generator: Any, batch: int) -> None:
     if generator is None or isinstance(generator, torch.Generator):
         return
@@ -441,6 +492,17 @@ def check_latents(latents: Any, shapes: list[tuple[int, ...]]) -> None:
     if not isinstance(latents, Tensor) or tuple(latents.shape) not in shapes:
         got = tuple(latents.shape) if isinstance(latents, Tensor) else repr(latents)
         raise ValueError(f"`latents` must be a tensor of shape {' or '.join(map(str, shapes))}, got {got}.")
+
+
+def check_windows(windows: Any, shapes: Sequence[tuple[int, ...]]) -> None:
+    """`finished_windows`: tensors of the first of `shapes`, which are those of a call's windows, in order."""
+    if isinstance(windows, Tensor) or not all(isinstance(window, Tensor) for window in windows):
+        raise TypeError(f"`finished_windows` must be a sequence of tensors, one a window, got {windows!r}.")
+    given = [tuple(window.shape) for window in windows]
+    if given != [tuple(shape) for shape in shapes[: len(given)]]:
+        raise ValueError(
+            f"`finished_windows` must hold the first of this call's windows, of shapes {list(shapes)}, got {given}."
+        )
 
 
 def size_divisor(unet: nn.Module) -> int:
@@ -472,17 +534,29 @@ class DenoisingMixin(NetworkTypesMixin):
 
     _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]
 
+    guider: Any = None
+    """One of `diffusers.guiders`, to guide instead of `guidance_scale`; `stage.guider = ...` sets it."""
+
     @property
     def guidance_scale(self) -> float:
         return self._guidance_scale
 
     @property
     def do_classifier_free_guidance(self) -> bool:
-        return self._guidance_scale > 1
+        return self._guidance_scale > 1 or self.guider is not None
 
     @property
     def num_timesteps(self) -> int:
         return self._num_timesteps
+
+    @property
+    def current_timestep(self) -> Tensor | None:
+        return self._current_timestep
+
+    @property
+    def timesteps(self) -> Tensor:
+        """Of the loop that runs, in order."""
+        return self._timesteps
 
     @property
     def interrupt(self) -> bool:
@@ -493,6 +567,7 @@ class DenoisingMixin(NetworkTypesMixin):
         num_inference_steps: int | None,
         timesteps: list[int] | None,
         guidance_scale: float,
+        guidance_interval: Sequence[float],
         num_videos_per_prompt: int,
         output_type: str,
         callback_on_step_end_tensor_inputs: list[str],
@@ -518,6 +593,7 @@ class DenoisingMixin(NetworkTypesMixin):
             if list(timesteps) != sorted(set(timesteps), reverse=True):
                 raise ValueError(f"`timesteps` must fall from each to the next, got {list(timesteps)}.")
         check_number(guidance_scale, "guidance_scale", low=0)
+        check_interval(guidance_interval, "guidance_interval")
         check_count(num_videos_per_prompt, "num_videos_per_prompt")
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, got {output_type!r}.")
@@ -527,9 +603,14 @@ class DenoisingMixin(NetworkTypesMixin):
                 f"`callback_on_step_end_tensor_inputs` must be among {self._callback_tensor_inputs}, got {unknown}."
             )
 
-    def begin(self, guidance_scale: float) -> None:
+    def begin(
+        self, guidance_scale: float, guidance_interval: Sequence[float] = (0.0, 1.0), split_guidance: bool = False
+    ) -> None:
         """Resets the per-call state behind the properties."""
-        self._guidance_scale = guidance_scale
+        self._split_guidance = split_guidance
+        self._guidance_scale = self._call_guidance_scale = guidance_scale
+        self._guidance_interval = guidance_interval
+        self._current_timestep: Tensor | None = None
         self._interrupt = False
         self._num_timesteps = 0
 
@@ -544,13 +625,14 @@ class DenoisingMixin(NetworkTypesMixin):
         class_labels: Tensor | None = None,
         generator: Generators = None,
         eta: float | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None,
         unet: nn.Module | None = None,
         guidance_scale: float | None = None,
         progress: Any = None,
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ("latents",),
     ) -> Tensor:
-        """Runs `scheduler` over `timesteps`.
+        """Runs `scheduler` over `timesteps`, with guidance inside of the call's `guidance_interval`.
 
         Args:
             latents: noise (b, c, f, h, w), already scaled by `init_noise_sigma`.
@@ -559,17 +641,23 @@ class DenoisingMixin(NetworkTypesMixin):
             class_labels: (b,) noise level of the condition.
             generator: for schedulers that draw noise in every step.
             unet: the stage's own by default; an image UNet gets the frames as a batch.
-            guidance_scale: the call's by default.
+            cross_attention_kwargs: `{"scale": ...}` for the network's adapters.
+            guidance_scale: the call's by default, which a callback may change for the steps to come
+                (`pipe._guidance_scale = ...`); the next loop begins with the call's again.
             progress: a progress bar to advance.
 
         Returns:
             The denoised (b, c, f, h, w).
+
+        Raises:
+            FloatingPointError: a step gave NaN or infinity.
         """
         unet = self.unet if unet is None else unet
         batch, channels, num_frames = latents.shape[:3]
-        guidance_scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        guided = guidance_scale > 1
-        copies = 2 if guided else 1
+        guider = self.guider if guidance_scale is None else None
+        if guidance_scale is None:
+            self._guidance_scale = self._call_guidance_scale
+        start, stop = (int(bound * len(timesteps)) for bound in self._guidance_interval)
         is_video_unet = unet.__class__.__name__ != "UNet2DConditionModel"
         # A scheduler's config may carry a `variance_type` that it got from another scheduler and does not know.
         knows_variance = "variance_type" in inspect.signature(type(scheduler).__init__).parameters
@@ -579,28 +667,65 @@ class DenoisingMixin(NetworkTypesMixin):
             and scheduler.config.variance_type in ("learned", "learned_range")
         )
         step_kwargs = {} if eta is None else {"eta": eta}
-        extra: dict[str, Any] = {}
-        if class_labels is not None:
-            extra["class_labels"] = torch.cat([class_labels] * copies)
-        if condition is not None:
-            condition = torch.cat([condition] * copies)
 
-        self._num_timesteps = len(timesteps)
+        texts: dict[str, tuple[Tensor, Any]] = {}
+
+        def text_of(branch: str) -> tuple[Tensor, Any]:
+            """Embeddings of "cond", "uncond" or "all" (both), and the network's cache for them if it has one."""
+            if branch not in texts:
+                # with guidance there are negative embeddings: encode_prompt sees to it
+                parts = {
+                    "cond": [prompt_embeds],
+                    "uncond": [negative_prompt_embeds],
+                    "all": [negative_prompt_embeds, prompt_embeds],
+                }[branch]
+                cache = unet.text_cache() if hasattr(unet, "text_cache") else None
+                texts[branch] = torch.cat(parts), cache
+            return texts[branch]
+
+        def predict(sample: Tensor, t: Tensor, text: Tensor, text_cache: Any = None) -> Tensor:
+            extra: dict[str, Any] = {} if text_cache is None else {"text_cache": text_cache}
+            if class_labels is not None:
+                extra["class_labels"] = class_labels.repeat(len(sample) // batch)
+            if cross_attention_kwargs is not None:
+                extra["cross_attention_kwargs"] = cross_attention_kwargs
+            if is_video_unet:
+                return unet(sample, t, encoder_hidden_states=text, return_dict=False, **extra)[0]
+            images = unet(fold(sample), t, encoder_hidden_states=text, return_dict=False, **extra)[0]
+            return unfold(images, len(sample))
+
+        self._num_timesteps, self._timesteps = len(timesteps), timesteps
+        guided = None
+        finite: list[Tensor] = []
         for i, t in enumerate(timesteps):
             if self.interrupt:
                 continue
-            # with guidance there are negative embeddings: encode_prompt sees to it
-            text = torch.cat([negative_prompt_embeds, prompt_embeds]) if guided else prompt_embeds  # type: ignore[list-item]
-            sample = scheduler.scale_model_input(torch.cat([latents] * copies), t)
+            self._current_timestep = t
+            scale = self.guidance_scale if guidance_scale is None else guidance_scale
+            was_guided, guided = guided, scale > 1 and guider is None and start <= i < stop
+            if guided != was_guided and getattr(unet, "is_cache_enabled", False):
+                unet._reset_stateful_cache()  # before the first step, and where the batch is halved or doubled
+            sample = scheduler.scale_model_input(latents, t)
             if condition is not None:
                 sample = torch.cat([sample, condition], dim=1)
-            if is_video_unet:
-                prediction = unet(sample, t, encoder_hidden_states=text, return_dict=False, **extra)[0]
+            if guider is None:
+                branches = ["cond"] if not guided else ["uncond", "cond"] if self._split_guidance else ["all"]
+                predictions = []
+                for branch in branches:
+                    with cache_context(unet, branch):
+                        batched = torch.cat([sample] * 2) if branch == "all" else sample
+                        predictions.append(predict(batched, t, *text_of(branch)))
+                prediction = guide(torch.cat(predictions), channels, scale if guided else 1.0, keeps_variance)
             else:
-                images = unet(fold(sample), t, encoder_hidden_states=text, return_dict=False, **extra)[0]
-                prediction = unfold(images, copies * batch)
-            prediction = guide(prediction, channels, guidance_scale, keeps_variance)
+                guider.set_state(step=i, num_inference_steps=len(timesteps), timestep=t)
+                embeds = (prompt_embeds, negative_prompt_embeds)
+                prediction = guide_by(guider, unet, partial(predict, sample, t), embeds, channels, keeps_variance)
             latents = self.step(scheduler, prediction, t, latents, generator, step_kwargs)
+            # Both: clipping in a scheduler makes infinity look like a number. An accelerator's flags are read once,
+            # after the loop: reading each would let it wait for the host at every step.
+            finite.append(torch.isfinite(prediction).all() & torch.isfinite(latents).all())
+            if latents.device.type == "cpu":
+                self.check_finite(finite, timesteps, latents.dtype)
 
             if callback_on_step_end is not None:
                 tensors = {
@@ -613,9 +738,32 @@ class DenoisingMixin(NetworkTypesMixin):
                 latents = changed.get("latents", latents)
                 prompt_embeds = changed.get("prompt_embeds", prompt_embeds)
                 negative_prompt_embeds = changed.get("negative_prompt_embeds", negative_prompt_embeds)
+                texts.clear()  # the callback may have changed text, weights or adapters
             if progress is not None:
                 progress.update()
+        self.check_finite(finite, timesteps, latents.dtype)
         return latents
+
+    def end_window(self, callback: WindowCallback | None, index: int, window: Tensor) -> None:
+        """Calls `callback_on_window_end`, except for an interrupted window: that is none to take over."""
+        if callback is not None and not self.interrupt:
+            callback(self, index, window)
+
+    def check_finite(self, finite: list[Tensor], timesteps: Tensor, dtype: torch.dtype) -> None:
+        """Raises FloatingPointError, naming stage and step, for the first False in `finite`, one flag a step."""
+        flags = torch.stack(finite).tolist() if finite else []
+        if False not in flags:
+            return
+        step = flags.index(False)
+        advice = (
+            "bfloat16 and float32 reach further"
+            if dtype == torch.float16
+            else "its network's weights or its options are to blame"
+        )
+        raise FloatingPointError(
+            f"stage {self.stage_name!r}: step {step + 1} of {len(timesteps)} (timestep {timesteps[step]}) made NaN or "
+            f"infinity, in {dtype}: {advice}."
+        )
 
     @staticmethod
     def step(
@@ -664,6 +812,33 @@ class DenoisingMixin(NetworkTypesMixin):
 # =====================================================================================================================
 
 
+def check_lora_scale(cross_attention_kwargs: Any, name: str = "cross_attention_kwargs") -> None:
+    """None, or a dict with nothing but a finite `scale`, as diffusers' pipelines take it.
+
+    Raises:
+        ValueError: naming the argument, its value and what is allowed.
+    """
+    if cross_attention_kwargs is None:
+        return
+    given = cross_attention_kwargs
+    if not isinstance(given, dict) or set(given) - {"scale"}:
+        raise ValueError(f"`{name}` must be None or {{'scale': number}}, got {given!r}.")
+    scale = given.get("scale", 1.0)
+    if not isinstance(scale, numbers.Real) or isinstance(scale, bool) or not math.isfinite(scale):
+        raise ValueError(f"`{name}['scale']` must be a finite number, got {scale!r}.")
+
+
+class LoadableNetworks:
+    """The names of the networks that take adapters: of a class all, of a pipeline those that can.
+
+    diffusers' own `UNet3DConditionModel`, which refinement accepts as its network, can't.
+    """
+
+    def __get__(self, pipe: Any, owner: Any) -> list[str]:
+        names = owner._lora_networks
+        return [name for name in names if pipe is None or hasattr(getattr(pipe, name), "load_lora_adapter")]
+
+
 class LoraMixin(LoraBaseMixin):
     """diffusers' adapter methods over every network in `_lora_networks`.
 
@@ -674,11 +849,7 @@ class LoraMixin(LoraBaseMixin):
 
     stage_name: str  # of a stage: what cascades call it
     _lora_networks: list[str]  # components, in a cascade `<stage>_unet`
-
-    @property
-    def _lora_loadable_modules(self) -> list[str]:
-        """The networks that take adapters: all but diffusers' own UNet3DConditionModel. Inherited methods read it."""
-        return [name for name in self._lora_networks if hasattr(getattr(self, name), "load_lora_adapter")]
+    _lora_loadable_modules = LoadableNetworks()  # inherited methods read it
 
     # --- files -----------------------------------------------------------------------------------------------------
 
@@ -700,13 +871,17 @@ class LoraMixin(LoraBaseMixin):
                 diffusers.
 
         Raises:
-            ValueError: no layer of the file is for this pipeline, or `stage` is needed or wrong.
+            ValueError: no layer of the file is for this pipeline, or `stage` is needed or wrong. (Keys that name no
+                layer at all, without a point, are warned of and left out, as in diffusers.)
         """
         source = pretrained_model_name_or_path_or_dict
         layers, _, metadata = StableDiffusionLoraLoaderMixin.lora_state_dict(
             source, return_lora_metadata=True, **kwargs
         )
         wanted = cls._lora_component(stage)
+        if layers and not any("." in key for key in layers):  # not one names a layer of anything
+            logger.warning(f"No LoRA keys associated to {cls.__name__} found: {_some(layers)}. Nothing is loaded.")
+            return ({}, None) if return_lora_metadata else {}
         renamed = {}
         for key, value in layers.items():
             if (place := cls._lora_place(key, wanted)) is not None:
@@ -987,6 +1162,8 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
         num_inference_steps: int = 75,
         timesteps: list[int] | None = None,
         guidance_scale: float = 9.0,
+        guidance_interval: Sequence[float] = (0.0, 1.0),
+        split_guidance: bool = False,
         negative_prompt: str | list[str] | None = None,
         num_videos_per_prompt: int = 1,
         eta: float | None = None,
@@ -998,8 +1175,11 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
         final_sigmas_type: str | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        cross_attention_kwargs: dict[str, Any] | None = None,
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
+        callback_on_window_end: WindowCallback | None = None,
+        finished_windows: Sequence[torch.Tensor] = (),
     ) -> VideoPipelineOutput | tuple:
         r"""Makes keyframes.
 
@@ -1010,6 +1190,11 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
             num_frames: keyframes, at least 1; the published network was trained at 8.
             num_inference_steps: at least 1; or `timesteps`, a falling list of diffusion timesteps.
             guidance_scale: at least 0; guidance is off up to 1.
+            guidance_interval: (start, stop), fractions of the steps: the first int(start·steps) and those from
+                int(stop·steps) on are not guided and cost half as much. 0 is the noisiest end, 1 the cleanest. A
+                `guider` has a start and a stop of its own.
+            split_guidance: the network takes the two branches of guidance one after the other, not as one batch: half
+                the activations, the same result.
             negative_prompt: what guidance leads away from (`None`: the empty prompt).
             num_videos_per_prompt: at least 1.
             eta: DDIM's noise, for schedulers that know it.
@@ -1020,9 +1205,13 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
             final_sigmas_type: `"sigma_min"` for the last DPM-Solver++ step of the released code.
             output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`, see `VideoPipelineOutput`.
             return_dict: a `VideoPipelineOutput` rather than a tuple.
+            cross_attention_kwargs: `{"scale": number}`, how much of its adapters (LoRA) the network uses.
             callback_on_step_end: called as `(pipe, step, timestep, tensors)` after each step; may return changed
                 tensors. `pipe._interrupt = True` ends the loop.
             callback_on_step_end_tensor_inputs: which of `latents`, `prompt_embeds`, `negative_prompt_embeds` it gets.
+            callback_on_window_end: called as `(pipe, 0, video)` with the result in model space, (b, 3, f, h, w): the
+                stage has one window.
+            finished_windows: `[video]`, as that callback got it in an earlier run of this call, to take it over.
 
         Returns:
             `VideoPipelineOutput`, or `(frames,)`.
@@ -1046,6 +1235,7 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
             num_inference_steps,
             timesteps,
             guidance_scale,
+            guidance_interval,
             num_videos_per_prompt,
             generator,
             latents,
@@ -1053,7 +1243,9 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
             callback_on_step_end_tensor_inputs,
         )
         shape = (batch, 3, num_frames, height, width)
-        self.begin(guidance_scale)
+        check_windows(finished_windows, [shape])
+        check_lora_scale(cross_attention_kwargs)
+        self.begin(guidance_scale, guidance_interval, split_guidance)
         device = self._execution_device
 
         # 2. Encode the prompt
@@ -1074,19 +1266,24 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
         noise = draw(shape, generator, like=prompt_embeds) if latents is None else latents.to(prompt_embeds)
 
         # 4. Denoise (Eq. 5)
-        with self.progress_bar(total=len(steps)) as progress:
-            video = self.denoise(
-                noise * scheduler.init_noise_sigma,
-                steps,
-                scheduler,
-                prompt_embeds,
-                negative_prompt_embeds,
-                generator=generator,
-                eta=eta,
-                progress=progress,
-                callback_on_step_end=callback_on_step_end,
-                callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
-            )
+        if finished_windows:
+            video = finished_windows[0].to(noise)
+        else:
+            with self.progress_bar(total=len(steps)) as progress:
+                video = self.denoise(
+                    noise * scheduler.init_noise_sigma,
+                    steps,
+                    scheduler,
+                    prompt_embeds,
+                    negative_prompt_embeds,
+                    generator=generator,
+                    eta=eta,
+                    cross_attention_kwargs=cross_attention_kwargs,
+                    progress=progress,
+                    callback_on_step_end=callback_on_step_end,
+                    callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+                )
+            self.end_window(callback_on_window_end, 0, video)
 
         # 5. Frames
         frames = from_model_space(video, output_type)
@@ -1105,6 +1302,7 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
         num_inference_steps: int | None,
         timesteps: list[int] | None,
         guidance_scale: float,
+        guidance_interval: Sequence[float],
         num_videos_per_prompt: int,
         generator: Generators,
         latents: torch.Tensor | None,
@@ -1117,6 +1315,7 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
             num_inference_steps,
             timesteps,
             guidance_scale,
+            guidance_interval,
             num_videos_per_prompt,
             output_type,
             callback_on_step_end_tensor_inputs,

@@ -27,8 +27,10 @@ import inspect
 import math
 import numbers
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -232,15 +234,17 @@ class PromptMixin:
         count = prompt_embeds.shape[0]
         prompt_embeds = repeat_for_videos(prompt_embeds.to(device, dtype), num_videos_per_prompt)
         if not do_classifier_free_guidance:
-            return prompt_embeds, None
-        if negative_prompt_embeds is None:
+            negative_prompt_embeds = None
+        elif negative_prompt_embeds is None:
             negatives = "" if negative_prompt is None else negative_prompt
             negatives = [negatives] * count if isinstance(negatives, str) else list(negatives)
             # equal prompts are encoded once
             unique = list(dict.fromkeys(negatives))
             rows = self._encode(unique, device, clean_caption)
-            negative_prompt_embeds = rows[[unique.index(n) for n in negatives]]
-        negative_prompt_embeds = repeat_for_videos(negative_prompt_embeds.to(device, dtype), num_videos_per_prompt)
+            negative_prompt_embeds = torch.stack([rows[unique.index(n)] for n in negatives])
+        if negative_prompt_embeds is not None:
+            negative_prompt_embeds = repeat_for_videos(negative_prompt_embeds.to(device, dtype), num_videos_per_prompt)
+        # the only `return`: diffusers reads the names off it that a call takes these by
         return prompt_embeds, negative_prompt_embeds
 
     def check_encoder(self, prompt: Any, negative_prompt_embeds: Tensor | None, guided: bool) -> None:
@@ -263,6 +267,8 @@ class PromptMixin:
             tokens = tokenize(self.tokenizer, preprocess(prompts, clean_caption))
             mask = tokens.attention_mask.to(device)
         else:
+            if isinstance(self, TextualInversionLoaderMixin):  # a learned token of several vectors is several tokens
+                prompts = self.maybe_convert_prompt(prompts, self.tokenizer)
             tokens = tokenize(self.tokenizer, prompts)
             mask = None
         return self.text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0]
@@ -289,7 +295,7 @@ def to_model_space(frames: Any, input_type: str | None = None, name: str = "fram
     Args:
         frames: a list of PIL images (one video) or a list of such lists; an array (f, h, w, 3) or (b, f, h, w, 3),
             uint8 or float in 0..1; a tensor (b, f, 3, h, w) or (f, 3, h, w) in 0..1 (`output_type="pt"`); a tensor
-            (b, 3, f, h, w) in model space (`output_type="latent"` of a pixel stage).
+            (b, 3, f, h, w) in model space (`output_type="latent"` of a pixel stage); or a list of such tensors.
         input_type: `"pt"` or `"latent"`, for tensors whose layout does not tell (three frames); `None` reads it off
             the channel axis.
         name: the argument's name in messages.
@@ -298,6 +304,11 @@ def to_model_space(frames: Any, input_type: str | None = None, name: str = "fram
         TypeError: not frames at all.
         ValueError: wrong number of axes, channels or range, frames of different sizes, or an ambiguous layout.
     """
+    if isinstance(frames, (list, tuple)) and frames and all(isinstance(video, Tensor) for video in frames):
+        videos = [_tensor_to_model_space(video, input_type, f"{name}[{i}]") for i, video in enumerate(frames)]
+        if len({video.shape[1:] for video in videos}) > 1:
+            raise ValueError(f"`{name}` must be videos of one shape, got {[tuple(video.shape) for video in videos]}.")
+        return torch.cat(videos)
     if isinstance(frames, Tensor):
         return _tensor_to_model_space(frames, input_type, name)
     if input_type is not None and input_type != "pt":
@@ -390,10 +401,14 @@ def from_model_space(video: Tensor, output_type: str) -> Any:
     """(b, c, f, h, w) in model space -> frames in the form of `output_type` (see `VideoPipelineOutput`)."""
     if output_type == "latent":
         return video
-    frames = (video.transpose(1, 2).float() / 2 + 0.5).clamp(0, 1)
+    batch, channels, num_frames, height, width = video.shape
+    device = video.device if output_type == "pt" else "cpu"
+    frames = torch.empty(batch, num_frames, channels, height, width, device=device)
+    for i in range(num_frames):  # beside the result, float32 holds one frame at a time
+        frames[:, i] = (video[:, :, i].float() / 2 + 0.5).clamp(0, 1)
     if output_type == "pt":
         return frames
-    array = frames.permute(0, 1, 3, 4, 2).cpu().numpy()
+    array = frames.permute(0, 1, 3, 4, 2).numpy()
     if output_type == "np":
         return array
     if output_type == "pil":
@@ -413,6 +428,19 @@ def resize_uint8(frames: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.stack([[np.asarray(PIL.Image.fromarray(f).resize(size)) for f in video] for video in frames])
 
 
+def overlapping_windows(num_frames: int, window_size: int, overlap: int) -> list[tuple[int, int]]:
+    """Cuts `num_frames` frames into windows (start, stop) of one size, spread evenly, neighbours sharing `overlap`.
+
+    They share more where the frames do not divide: 57 frames in windows of 29 with an overlap of 8 give 0-28, 14-42,
+    28-56. All windows have `window_size` frames, or there is one window of them all.
+    """
+    if num_frames <= window_size:
+        return [(0, num_frames)]
+    count = -(-(num_frames - overlap) // (window_size - overlap))
+    starts = [i * (num_frames - window_size) // (count - 1) for i in range(count)]
+    return [(start, start + window_size) for start in starts]
+
+
 # =====================================================================================================================
 # stages/denoising.py
 #
@@ -424,6 +452,8 @@ def resize_uint8(frames: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 Generators = torch.Generator | list[torch.Generator] | list[torch.Generator | None] | None
+# Called as (stage, index, window) when a window is denoised: what `finished_windows` takes to leave it out next time.
+WindowCallback = Callable[[Any, int, Tensor], None]
 
 
 # --- random numbers ----------------------------------------------------------------------------------------------
@@ -523,6 +553,36 @@ def guide(prediction: Tensor, channels: int, guidance_scale: float, keeps_varian
     return mean
 
 
+def guide_by(
+    guider: Any,
+    unet: Any,
+    predict: Callable[[Tensor], Tensor],
+    embeds: tuple[Tensor, Tensor],
+    channels: int,
+    keeps_variance: bool,
+) -> Tensor:
+    """As `guide`, by one of diffusers' guiders, which says how often and with what the network is called.
+
+    `predict` takes text embeddings to a prediction; `embeds` are the conditional and the unconditional ones.
+    """
+    batches = guider.prepare_inputs({"encoder_hidden_states": embeds})
+    for batch in batches:
+        guider.prepare_models(unet)
+        with cache_context(unet, getattr(batch, guider._identifier_key)):
+            prediction = predict(batch.encoder_hidden_states)
+        batch.noise_pred = prediction[:, :channels]
+        if guider.is_conditional:
+            variance = prediction[:, channels:]
+        guider.cleanup_models(unet)
+    mean = guider(batches)[0]
+    return torch.cat([mean, variance], dim=1) if keeps_variance else mean
+
+
+def cache_context(unet: Any, name: str) -> AbstractContextManager:
+    """Of a network with a cache enabled: which of a step's calls is made, so that each finds its own features."""
+    return unet.cache_context(name) if getattr(unet, "is_cache_enabled", False) else nullcontext()
+
+
 # --- checks ------------------------------------------------------------------------------------------------------
 
 
@@ -553,6 +613,15 @@ def check_size(height: Any, width: Any, divisor: int) -> None:
             )
 
 
+def check_interval(value: Any, name: str) -> None:
+    """Two numbers 0 <= start <= stop <= 1, else a ValueError that says so."""
+    numeric = isinstance(value, (list, tuple)) and all(
+        isinstance(bound, numbers.Real) and not isinstance(bound, bool) for bound in value
+    )
+    if not numeric or len(value) != 2 or not 0 <= value[0] <= value[1] <= 1:
+        raise ValueError(f"`{name}` must be (start, stop) with 0 <= start <= stop <= 1, got {value!r}.")
+
+
 def check_generator(generator: Any, batch: int) -> None:
     if generator is None or isinstance(generator, torch.Generator):
         return
@@ -561,6 +630,26 @@ def check_generator(generator: Any, batch: int) -> None:
     if len(generator) != batch:
         raise ValueError(
             f"`generator` must be one generator or {batch} (one a video), got a list of {len(generator)}."
+        )
+
+
+def check_latents(latents: Any, shapes: list[tuple[int, ...]]) -> None:
+    """None, or a tensor of one of `shapes`."""
+    if latents is None:
+        return
+    if not isinstance(latents, Tensor) or tuple(latents.shape) not in shapes:
+        got = tuple(latents.shape) if isinstance(latents, Tensor) else repr(latents)
+        raise ValueError(f"`latents` must be a tensor of shape {' or '.join(map(str, shapes))}, got {got}.")
+
+
+def check_windows(windows: Any, shapes: Sequence[tuple[int, ...]]) -> None:
+    """`finished_windows`: tensors of the first of `shapes`, which are those of a call's windows, in order."""
+    if isinstance(windows, Tensor) or not all(isinstance(window, Tensor) for window in windows):
+        raise TypeError(f"`finished_windows` must be a sequence of tensors, one a window, got {windows!r}.")
+    given = [tuple(window.shape) for window in windows]
+    if given != [tuple(shape) for shape in shapes[: len(given)]]:
+        raise ValueError(
+            f"`finished_windows` must hold the first of this call's windows, of shapes {list(shapes)}, got {given}."
         )
 
 
@@ -588,17 +677,29 @@ class DenoisingMixin(NetworkTypesMixin):
 
     _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]
 
+    guider: Any = None
+    """One of `diffusers.guiders`, to guide instead of `guidance_scale`; `stage.guider = ...` sets it."""
+
     @property
     def guidance_scale(self) -> float:
         return self._guidance_scale
 
     @property
     def do_classifier_free_guidance(self) -> bool:
-        return self._guidance_scale > 1
+        return self._guidance_scale > 1 or self.guider is not None
 
     @property
     def num_timesteps(self) -> int:
         return self._num_timesteps
+
+    @property
+    def current_timestep(self) -> Tensor | None:
+        return self._current_timestep
+
+    @property
+    def timesteps(self) -> Tensor:
+        """Of the loop that runs, in order."""
+        return self._timesteps
 
     @property
     def interrupt(self) -> bool:
@@ -609,6 +710,7 @@ class DenoisingMixin(NetworkTypesMixin):
         num_inference_steps: int | None,
         timesteps: list[int] | None,
         guidance_scale: float,
+        guidance_interval: Sequence[float],
         num_videos_per_prompt: int,
         output_type: str,
         callback_on_step_end_tensor_inputs: list[str],
@@ -634,6 +736,7 @@ class DenoisingMixin(NetworkTypesMixin):
             if list(timesteps) != sorted(set(timesteps), reverse=True):
                 raise ValueError(f"`timesteps` must fall from each to the next, got {list(timesteps)}.")
         check_number(guidance_scale, "guidance_scale", low=0)
+        check_interval(guidance_interval, "guidance_interval")
         check_count(num_videos_per_prompt, "num_videos_per_prompt")
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, got {output_type!r}.")
@@ -643,9 +746,14 @@ class DenoisingMixin(NetworkTypesMixin):
                 f"`callback_on_step_end_tensor_inputs` must be among {self._callback_tensor_inputs}, got {unknown}."
             )
 
-    def begin(self, guidance_scale: float) -> None:
+    def begin(
+        self, guidance_scale: float, guidance_interval: Sequence[float] = (0.0, 1.0), split_guidance: bool = False
+    ) -> None:
         """Resets the per-call state behind the properties."""
-        self._guidance_scale = guidance_scale
+        self._split_guidance = split_guidance
+        self._guidance_scale = self._call_guidance_scale = guidance_scale
+        self._guidance_interval = guidance_interval
+        self._current_timestep: Tensor | None = None
         self._interrupt = False
         self._num_timesteps = 0
 
@@ -660,13 +768,14 @@ class DenoisingMixin(NetworkTypesMixin):
         class_labels: Tensor | None = None,
         generator: Generators = None,
         eta: float | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None,
         unet: nn.Module | None = None,
         guidance_scale: float | None = None,
         progress: Any = None,
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ("latents",),
     ) -> Tensor:
-        """Runs `scheduler` over `timesteps`.
+        """Runs `scheduler` over `timesteps`, with guidance inside of the call's `guidance_interval`.
 
         Args:
             latents: noise (b, c, f, h, w), already scaled by `init_noise_sigma`.
@@ -675,17 +784,23 @@ class DenoisingMixin(NetworkTypesMixin):
             class_labels: (b,) noise level of the condition.
             generator: for schedulers that draw noise in every step.
             unet: the stage's own by default; an image UNet gets the frames as a batch.
-            guidance_scale: the call's by default.
+            cross_attention_kwargs: `{"scale": ...}` for the network's adapters.
+            guidance_scale: the call's by default, which a callback may change for the steps to come
+                (`pipe._guidance_scale = ...`); the next loop begins with the call's again.
             progress: a progress bar to advance.
 
         Returns:
             The denoised (b, c, f, h, w).
+
+        Raises:
+            FloatingPointError: a step gave NaN or infinity.
         """
         unet = self.unet if unet is None else unet
         batch, channels, num_frames = latents.shape[:3]
-        guidance_scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        guided = guidance_scale > 1
-        copies = 2 if guided else 1
+        guider = self.guider if guidance_scale is None else None
+        if guidance_scale is None:
+            self._guidance_scale = self._call_guidance_scale
+        start, stop = (int(bound * len(timesteps)) for bound in self._guidance_interval)
         is_video_unet = unet.__class__.__name__ != "UNet2DConditionModel"
         # A scheduler's config may carry a `variance_type` that it got from another scheduler and does not know.
         knows_variance = "variance_type" in inspect.signature(type(scheduler).__init__).parameters
@@ -695,28 +810,65 @@ class DenoisingMixin(NetworkTypesMixin):
             and scheduler.config.variance_type in ("learned", "learned_range")
         )
         step_kwargs = {} if eta is None else {"eta": eta}
-        extra: dict[str, Any] = {}
-        if class_labels is not None:
-            extra["class_labels"] = torch.cat([class_labels] * copies)
-        if condition is not None:
-            condition = torch.cat([condition] * copies)
 
-        self._num_timesteps = len(timesteps)
+        texts: dict[str, tuple[Tensor, Any]] = {}
+
+        def text_of(branch: str) -> tuple[Tensor, Any]:
+            """Embeddings of "cond", "uncond" or "all" (both), and the network's cache for them if it has one."""
+            if branch not in texts:
+                # with guidance there are negative embeddings: encode_prompt sees to it
+                parts = {
+                    "cond": [prompt_embeds],
+                    "uncond": [negative_prompt_embeds],
+                    "all": [negative_prompt_embeds, prompt_embeds],
+                }[branch]
+                cache = unet.text_cache() if hasattr(unet, "text_cache") else None
+                texts[branch] = torch.cat(parts), cache
+            return texts[branch]
+
+        def predict(sample: Tensor, t: Tensor, text: Tensor, text_cache: Any = None) -> Tensor:
+            extra: dict[str, Any] = {} if text_cache is None else {"text_cache": text_cache}
+            if class_labels is not None:
+                extra["class_labels"] = class_labels.repeat(len(sample) // batch)
+            if cross_attention_kwargs is not None:
+                extra["cross_attention_kwargs"] = cross_attention_kwargs
+            if is_video_unet:
+                return unet(sample, t, encoder_hidden_states=text, return_dict=False, **extra)[0]
+            images = unet(fold(sample), t, encoder_hidden_states=text, return_dict=False, **extra)[0]
+            return unfold(images, len(sample))
+
+        self._num_timesteps, self._timesteps = len(timesteps), timesteps
+        guided = None
+        finite: list[Tensor] = []
         for i, t in enumerate(timesteps):
             if self.interrupt:
                 continue
-            # with guidance there are negative embeddings: encode_prompt sees to it
-            text = torch.cat([negative_prompt_embeds, prompt_embeds]) if guided else prompt_embeds  # type: ignore[list-item]
-            sample = scheduler.scale_model_input(torch.cat([latents] * copies), t)
+            self._current_timestep = t
+            scale = self.guidance_scale if guidance_scale is None else guidance_scale
+            was_guided, guided = guided, scale > 1 and guider is None and start <= i < stop
+            if guided != was_guided and getattr(unet, "is_cache_enabled", False):
+                unet._reset_stateful_cache()  # before the first step, and where the batch is halved or doubled
+            sample = scheduler.scale_model_input(latents, t)
             if condition is not None:
                 sample = torch.cat([sample, condition], dim=1)
-            if is_video_unet:
-                prediction = unet(sample, t, encoder_hidden_states=text, return_dict=False, **extra)[0]
+            if guider is None:
+                branches = ["cond"] if not guided else ["uncond", "cond"] if self._split_guidance else ["all"]
+                predictions = []
+                for branch in branches:
+                    with cache_context(unet, branch):
+                        batched = torch.cat([sample] * 2) if branch == "all" else sample
+                        predictions.append(predict(batched, t, *text_of(branch)))
+                prediction = guide(torch.cat(predictions), channels, scale if guided else 1.0, keeps_variance)
             else:
-                images = unet(fold(sample), t, encoder_hidden_states=text, return_dict=False, **extra)[0]
-                prediction = unfold(images, copies * batch)
-            prediction = guide(prediction, channels, guidance_scale, keeps_variance)
+                guider.set_state(step=i, num_inference_steps=len(timesteps), timestep=t)
+                embeds = (prompt_embeds, negative_prompt_embeds)
+                prediction = guide_by(guider, unet, partial(predict, sample, t), embeds, channels, keeps_variance)
             latents = self.step(scheduler, prediction, t, latents, generator, step_kwargs)
+            # Both: clipping in a scheduler makes infinity look like a number. An accelerator's flags are read once,
+            # after the loop: reading each would let it wait for the host at every step.
+            finite.append(torch.isfinite(prediction).all() & torch.isfinite(latents).all())
+            if latents.device.type == "cpu":
+                self.check_finite(finite, timesteps, latents.dtype)
 
             if callback_on_step_end is not None:
                 tensors = {
@@ -729,9 +881,32 @@ class DenoisingMixin(NetworkTypesMixin):
                 latents = changed.get("latents", latents)
                 prompt_embeds = changed.get("prompt_embeds", prompt_embeds)
                 negative_prompt_embeds = changed.get("negative_prompt_embeds", negative_prompt_embeds)
+                texts.clear()  # the callback may have changed text, weights or adapters
             if progress is not None:
                 progress.update()
+        self.check_finite(finite, timesteps, latents.dtype)
         return latents
+
+    def end_window(self, callback: WindowCallback | None, index: int, window: Tensor) -> None:
+        """Calls `callback_on_window_end`, except for an interrupted window: that is none to take over."""
+        if callback is not None and not self.interrupt:
+            callback(self, index, window)
+
+    def check_finite(self, finite: list[Tensor], timesteps: Tensor, dtype: torch.dtype) -> None:
+        """Raises FloatingPointError, naming stage and step, for the first False in `finite`, one flag a step."""
+        flags = torch.stack(finite).tolist() if finite else []
+        if False not in flags:
+            return
+        step = flags.index(False)
+        advice = (
+            "bfloat16 and float32 reach further"
+            if dtype == torch.float16
+            else "its network's weights or its options are to blame"
+        )
+        raise FloatingPointError(
+            f"stage {self.stage_name!r}: step {step + 1} of {len(timesteps)} (timestep {timesteps[step]}) made NaN or "
+            f"infinity, in {dtype}: {advice}."
+        )
 
     @staticmethod
     def step(
@@ -780,6 +955,33 @@ class DenoisingMixin(NetworkTypesMixin):
 # =====================================================================================================================
 
 
+def check_lora_scale(cross_attention_kwargs: Any, name: str = "cross_attention_kwargs") -> None:
+    """None, or a dict with nothing but a finite `scale`, as diffusers' pipelines take it.
+
+    Raises:
+        ValueError: naming the argument, its value and what is allowed.
+    """
+    if cross_attention_kwargs is None:
+        return
+    given = cross_attention_kwargs
+    if not isinstance(given, dict) or set(given) - {"scale"}:
+        raise ValueError(f"`{name}` must be None or {{'scale': number}}, got {given!r}.")
+    scale = given.get("scale", 1.0)
+    if not isinstance(scale, numbers.Real) or isinstance(scale, bool) or not math.isfinite(scale):
+        raise ValueError(f"`{name}['scale']` must be a finite number, got {scale!r}.")
+
+
+class LoadableNetworks:
+    """The names of the networks that take adapters: of a class all, of a pipeline those that can.
+
+    diffusers' own `UNet3DConditionModel`, which refinement accepts as its network, can't.
+    """
+
+    def __get__(self, pipe: Any, owner: Any) -> list[str]:
+        names = owner._lora_networks
+        return [name for name in names if pipe is None or hasattr(getattr(pipe, name), "load_lora_adapter")]
+
+
 class LoraMixin(LoraBaseMixin):
     """diffusers' adapter methods over every network in `_lora_networks`.
 
@@ -790,11 +992,7 @@ class LoraMixin(LoraBaseMixin):
 
     stage_name: str  # of a stage: what cascades call it
     _lora_networks: list[str]  # components, in a cascade `<stage>_unet`
-
-    @property
-    def _lora_loadable_modules(self) -> list[str]:
-        """The networks that take adapters: all but diffusers' own UNet3DConditionModel. Inherited methods read it."""
-        return [name for name in self._lora_networks if hasattr(getattr(self, name), "load_lora_adapter")]
+    _lora_loadable_modules = LoadableNetworks()  # inherited methods read it
 
     # --- files -----------------------------------------------------------------------------------------------------
 
@@ -816,13 +1014,17 @@ class LoraMixin(LoraBaseMixin):
                 diffusers.
 
         Raises:
-            ValueError: no layer of the file is for this pipeline, or `stage` is needed or wrong.
+            ValueError: no layer of the file is for this pipeline, or `stage` is needed or wrong. (Keys that name no
+                layer at all, without a point, are warned of and left out, as in diffusers.)
         """
         source = pretrained_model_name_or_path_or_dict
         layers, _, metadata = StableDiffusionLoraLoaderMixin.lora_state_dict(
             source, return_lora_metadata=True, **kwargs
         )
         wanted = cls._lora_component(stage)
+        if layers and not any("." in key for key in layers):  # not one names a layer of anything
+            logger.warning(f"No LoRA keys associated to {cls.__name__} found: {_some(layers)}. Nothing is loaded.")
+            return ({}, None) if return_lora_metadata else {}
         renamed = {}
         for key, value in layers.items():
             if (place := cls._lora_place(key, wanted)) is not None:
@@ -1122,20 +1324,28 @@ class Show1RefinementPipeline(
         num_inference_steps: int = 50,
         timesteps: list[int] | None = None,
         guidance_scale: float = 15.0,
+        guidance_interval: Sequence[float] = (0.0, 1.0),
+        split_guidance: bool = False,
         negative_prompt: str | list[str] | None = None,
         num_videos_per_prompt: int = 1,
         eta: float | None = None,
         generator: Generators = None,
+        latents: Tensor | None = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         resize: str = "bilinear",
+        window_size: int | None = 29,
+        window_overlap: int = 8,
         vae_batch_size: int | None = 8,
         input_type: str | None = None,
         final_sigmas_type: str | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        cross_attention_kwargs: dict[str, Any] | None = None,
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
+        callback_on_window_end: WindowCallback | None = None,
+        finished_windows: Sequence[Tensor] = (),
     ) -> VideoPipelineOutput | tuple:
         r"""Refines.
 
@@ -1149,19 +1359,33 @@ class Show1RefinementPipeline(
             num_inference_steps: at least 1, of which `strength` times as many are run; or `timesteps`, a falling list
                 of which the last `strength` part is run.
             guidance_scale: at least 0; guidance is off up to 1.
+            guidance_interval: (start, stop), fractions of the steps: the first int(start·steps) and those from
+                int(stop·steps) on are not guided and cost half as much. 0 is the noisiest end, 1 the cleanest. A
+                `guider` has a start and a stop of its own.
+            split_guidance: the network takes the two branches of guidance one after the other, not as one batch: half
+                the activations, the same result.
             negative_prompt: what guidance leads away from (`None`: the empty prompt).
             num_videos_per_prompt: at least 1; `frames` then holds one video for each of them, or one a prompt.
             eta: DDIM's noise, for schedulers that know it.
             generator: one generator for everything, or a list of one a video.
+            latents: the noise (b, c, f, h/8, w/8) that goes over the encoded video, instead of drawn noise.
             prompt_embeds, negative_prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
             resize: `"bilinear"` on the numbers as they are (the paper), or `"uint8_bicubic"`: cut to 8 bits and
                 resized by Pillow (the released code).
+            window_size: frames that the network sees at once, at least 2 (`None`: all). The published network refines
+                29 frames, in one window; a longer video is denoised as a whole, in windows whose predictions are
+                blended where they overlap, so that its length costs time and not memory.
+            window_overlap: frames that two windows share at least, from 0 to `window_size` - 1.
             vae_batch_size: frames encoded and decoded at once (`None`: all); changes memory, not the result.
             input_type: `"pt"` or `"latent"` (a pixel stage's) where the layout of `frames` does not tell.
             final_sigmas_type: `"sigma_min"` for the last DPM-Solver++ step of the released code.
             output_type: `"pil"`, `"np"`, `"pt"`, or `"latent"` for the VAE's latents.
             return_dict: a `VideoPipelineOutput` rather than a tuple.
+            cross_attention_kwargs: `{"scale": number}`, how much of its adapters (LoRA) the network uses.
             callback_on_step_end, callback_on_step_end_tensor_inputs: as in diffusers.
+            callback_on_window_end: called as `(pipe, 0, latents)` with the refined latents, (b, c, f, h/8, w/8),
+                before they are decoded: the stage has one window.
+            finished_windows: `[latents]`, as that callback got them in an earlier run of this call, only to decode.
 
         Returns:
             `VideoPipelineOutput` with as many frames as `frames`, or a tuple.
@@ -1175,7 +1399,7 @@ class Show1RefinementPipeline(
         if frames is None:
             raise ValueError("`frames` is required: the video to refine.")
         video = to_model_space(frames, input_type)
-        batch, _, height, width = self.check_inputs(
+        batch, num_frames, height, width = self.check_inputs(
             video,
             prompt,
             negative_prompt,
@@ -1187,9 +1411,13 @@ class Show1RefinementPipeline(
             num_inference_steps,
             timesteps,
             guidance_scale,
+            guidance_interval,
             num_videos_per_prompt,
             generator,
+            latents,
             resize,
+            window_size,
+            window_overlap,
             vae_batch_size,
             output_type,
             callback_on_step_end_tensor_inputs,
@@ -1197,7 +1425,10 @@ class Show1RefinementPipeline(
         video = match_batch(video, batch // num_videos_per_prompt, num_videos_per_prompt)
         count = num_inference_steps if timesteps is None else len(timesteps)
         skipped = count - int(count * strength)
-        self.begin(guidance_scale)
+        size = (video.shape[2], height // self.vae_scale_factor, width // self.vae_scale_factor)
+        check_windows(finished_windows, [(batch, self.vae.config.latent_channels, *size)])
+        check_lora_scale(cross_attention_kwargs)
+        self.begin(guidance_scale, guidance_interval, split_guidance)
         device = self._execution_device
 
         # 2. Encode the prompt
@@ -1211,32 +1442,39 @@ class Show1RefinementPipeline(
             negative_prompt_embeds,
         )
 
-        # 3. Resize and encode the video
-        video = self.resize_video(video, height, width, resize)
-        latents = self.encode_video(video.to(prompt_embeds), generator, vae_batch_size)
+        noise = None if latents is None else fold(latents.to(prompt_embeds))
+        if finished_windows:
+            latents = finished_windows[0].to(device)
+        else:
+            # 3. Resize and encode the video
+            latents = self.encode_video(video, generator, vae_batch_size, (height, width), resize)
 
-        # 4. Noise it part of the way (SDEdit)
-        scheduler = fresh_scheduler(self.scheduler, final_sigmas_type)
-        steps = set_timesteps(scheduler, num_inference_steps, timesteps, device)[skipped * scheduler.order :]
-        if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(skipped * scheduler.order)
-        noise = draw_frames(latents, generator)
-        latents = unfold(scheduler.add_noise(fold(latents), noise, steps[:1]), batch)
+            # 4. Noise it part of the way (SDEdit)
+            scheduler = fresh_scheduler(self.scheduler, final_sigmas_type)
+            steps = set_timesteps(scheduler, num_inference_steps, timesteps, device)[skipped * scheduler.order :]
+            if hasattr(scheduler, "set_begin_index"):
+                scheduler.set_begin_index(skipped * scheduler.order)
+            noise = draw_frames(latents, generator) if noise is None else noise
+            latents = unfold(scheduler.add_noise(fold(latents), noise, steps[:1]), batch)
 
-        # 5. Denoise
-        with self.progress_bar(total=len(steps)) as progress:
-            latents = self.denoise(
-                latents,
-                steps,
-                scheduler,
-                prompt_embeds,
-                negative_prompt_embeds,
-                generator=generator,
-                eta=eta,
-                progress=progress,
-                callback_on_step_end=callback_on_step_end,
-                callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
-            )
+            # 5. Denoise
+            windows = overlapping_windows(num_frames, window_size or num_frames, window_overlap)
+            with self.progress_bar(total=len(steps)) as progress:
+                latents = self.denoise(
+                    latents,
+                    steps,
+                    scheduler,
+                    prompt_embeds,
+                    negative_prompt_embeds,
+                    generator=generator,
+                    eta=eta,
+                    cross_attention_kwargs=cross_attention_kwargs,
+                    unet=self.unet if len(windows) == 1 else WindowedUNet(self.unet, windows),
+                    progress=progress,
+                    callback_on_step_end=callback_on_step_end,
+                    callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+                )
+            self.end_window(callback_on_window_end, 0, latents)
 
         # 6. Frames
         if output_type == "latent":
@@ -1259,9 +1497,13 @@ class Show1RefinementPipeline(
         num_inference_steps: int | None,
         timesteps: list[int] | None,
         guidance_scale: float,
+        guidance_interval: Sequence[float],
         num_videos_per_prompt: int,
         generator: Generators,
+        latents: Tensor | None,
         resize: str,
+        window_size: int | None,
+        window_overlap: int,
         vae_batch_size: int | None,
         output_type: str,
         callback_on_step_end_tensor_inputs: list[str],
@@ -1272,6 +1514,7 @@ class Show1RefinementPipeline(
             num_inference_steps,
             timesteps,
             guidance_scale,
+            guidance_interval,
             num_videos_per_prompt,
             output_type,
             callback_on_step_end_tensor_inputs,
@@ -1291,9 +1534,14 @@ class Show1RefinementPipeline(
         check_size(height, width, self.vae_scale_factor * getattr(self.unet, "size_divisor", 1))
         if resize not in ("bilinear", "uint8_bicubic"):
             raise ValueError(f"`resize` must be 'bilinear' or 'uint8_bicubic', got {resize!r}.")
+        if window_size is not None:
+            check_count(window_size, "window_size", low=2)
+            check_count(window_overlap, "window_overlap", low=0, high=window_size - 1)
         if vae_batch_size is not None:
             check_count(vae_batch_size, "vae_batch_size")
         check_generator(generator, batch)
+        size = (frames.shape[2], height // self.vae_scale_factor, width // self.vae_scale_factor)
+        check_latents(latents, [(batch, self.vae.config.latent_channels, *size)])
         return batch, frames.shape[2], height, width
 
     @staticmethod
@@ -1306,13 +1554,26 @@ class Show1RefinementPipeline(
         images = F.interpolate(fold(video), size=(height, width), mode="bilinear", align_corners=False, antialias=True)
         return unfold(images, video.shape[0])
 
-    def encode_video(self, video: Tensor, generator: Generators = None, vae_batch_size: int | None = None) -> Tensor:
-        """(b, 3, f, h, w) in model space -> a sample of its latents (b, c, f, h/8, w/8), scaled for the UNet."""
+    def encode_video(
+        self,
+        video: Tensor,
+        generator: Generators = None,
+        vae_batch_size: int | None = None,
+        size: tuple[int, int] | None = None,
+        resize: str = "bilinear",
+    ) -> Tensor:
+        """(b, 3, f, h, w) in model space -> a sample of its latents (b, c, f, h/8, w/8), scaled for the UNet.
+
+        The frames are resized to `size`, (height, width), on the way: the large video never exists as a whole.
+        """
         images = fold(video)
-        # `vae.encode` runs through the offload hooks; moments of all frames are small, so one draw serves any slicing
-        parameters = [
-            self.vae.encode(part).latent_dist.parameters for part in images.split(vae_batch_size or len(images))
-        ]
+        height, width = size or video.shape[-2:]
+        parameters = []
+        for part in images.split(vae_batch_size or len(images)):
+            part = self.resize_video(unfold(part, 1), height, width, resize)
+            part = fold(part).to(self._execution_device, self.unet.dtype)
+            # `vae.encode` runs through the offload hooks; moments of all frames are small: one draw serves any slicing
+            parameters.append(self.vae.encode(part).latent_dist.parameters)
         posterior = DiagonalGaussianDistribution(torch.cat(parameters))
         mean = unfold(posterior.mean, video.shape[0])
         latents = mean + unfold(posterior.std * draw_frames(mean, generator), video.shape[0])
@@ -1321,5 +1582,56 @@ class Show1RefinementPipeline(
     def decode_latents(self, latents: Tensor, vae_batch_size: int | None = None) -> Tensor:
         """Latents (b, c, f, h, w) -> video (b, 3, f, 8h, 8w) in model space."""
         images = fold(latents) / self.vae.config.scaling_factor
-        parts = [self.vae.decode(part).sample for part in images.split(vae_batch_size or len(images))]
-        return unfold(torch.cat(parts), latents.shape[0])
+        factor = self.vae_scale_factor
+        height, width = images.shape[-2] * factor, images.shape[-1] * factor
+        decoded = images.new_empty(len(images), self.vae.config.out_channels, height, width)
+        size = vae_batch_size or len(images)
+        for start in range(0, len(images), size):
+            part = self.vae.decode(images[start : start + size]).sample
+            if not torch.isfinite(part).all():
+                raise FloatingPointError(f"stage 'refine': decoding made NaN or infinity, in {part.dtype}.")
+            decoded[start : start + size] = part
+        return unfold(decoded, latents.shape[0])
+
+
+class WindowedUNet:
+    """A video UNet that sees a long video in overlapping windows of frames; shared frames get a blend of predictions.
+
+    MultiDiffusion (Bar-Tal et al. 2023) along time: every step predicts each window by itself, weighs the predictions
+    by weights that rise from a window's ends to its middle, and steps the video as a whole.
+
+    Args:
+        unet: the video UNet.
+        windows: (start, stop) frames, together all of the video.
+    """
+
+    def __init__(self, unet: nn.Module, windows: list[tuple[int, int]]):
+        self.unet, self.windows, self.config = unet, windows, unet.config
+        self.is_cache_enabled = getattr(unet, "is_cache_enabled", False)
+        self._context = ""
+        weights = torch.zeros(len(windows), windows[-1][1])
+        for row, (start, stop) in zip(weights, windows, strict=True):
+            rising = torch.arange(1, stop - start + 1)
+            row[start:stop] = torch.minimum(rising, rising.flip(0))
+        self.weights = weights / weights.sum(dim=0)  # a frame's weights add up to 1
+
+    @contextmanager
+    def cache_context(self, name: str) -> Iterator[None]:
+        """As a network's own; within it each window has a context to itself."""
+        self._context = name
+        yield
+
+    def _reset_stateful_cache(self) -> None:
+        self.unet._reset_stateful_cache()
+
+    def __call__(self, sample: Tensor, timestep: Any, return_dict: bool = False, **kwargs: Any) -> tuple[Tensor]:
+        """As the UNet's own: sample (b, c, f, h, w) -> prediction (b, c', f, h, w) in a tuple."""
+        self.weights = self.weights.to(sample.device)
+        out: Tensor | None = None
+        for (start, stop), weights in zip(self.windows, self.weights, strict=True):
+            with cache_context(self.unet, f"{self._context}, frames {start}"):
+                part = self.unet(sample[:, :, start:stop], timestep, return_dict=False, **kwargs)[0]
+            if out is None:
+                out = torch.zeros(*part.shape[:2], *sample.shape[2:], device=part.device)
+            out[:, :, start:stop] += part * weights[start:stop, None, None]
+        return (out.to(part.dtype),)

@@ -4,12 +4,12 @@
 # something, edit the package and generate anew. It stands alone; of the package it holds what this pipeline uses:
 #
 #     outputs.py                              Output classes of the pipelines.
-#     text.py                                 Prompts: cleaning, tokenising, encoding. T5 for the pixel stages, CLIP
-#                                             for the latent one (paper section 4.4).
 #     video.py                                Frames of any kind to model tensors and back, and the windows that stages
 #                                             cut videos into. Pure functions.
 #     stages/denoising.py                     What all stages do between noise and frames: random numbers, guidance,
 #                                             and the loop over timesteps.
+#     text.py                                 Prompts: cleaning, tokenising, encoding. T5 for the pixel stages, CLIP
+#                                             for the latent one (paper section 4.4).
 #     stages/lora.py                          LoRA adapters for stages and cascades, by diffusers' own methods and
 #                                             peft.
 #     stages/pipeline_show1_base.py           Stage 1: text -> keyframes, in pixels (paper section 3.3).
@@ -33,8 +33,10 @@ import inspect
 import math
 import numbers
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers import DDPMScheduler, KarrasDiffusionSchedulers
 from diffusers.utils import BaseOutput, convert_unet_state_dict_to_peft, logging, require_peft_backend
+from diffusers.utils.torch_utils import get_device
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 from transformers.image_processing_utils import BaseImageProcessor
@@ -77,6 +80,714 @@ class VideoPipelineOutput(BaseOutput):
 
     frames: Frames
     stages: dict[str, Any] | None = None
+
+
+# =====================================================================================================================
+# video.py
+#
+# Frames of any kind to model tensors and back, and the windows that stages cut videos into. Pure functions.
+# =====================================================================================================================
+
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+def to_model_space(frames: Any, input_type: str | None = None, name: str = "frames") -> Tensor:
+    """Any form of one or several videos -> (b, c, f, h, w) float32, nominally in [-1, 1].
+
+    Args:
+        frames: a list of PIL images (one video) or a list of such lists; an array (f, h, w, 3) or (b, f, h, w, 3),
+            uint8 or float in 0..1; a tensor (b, f, 3, h, w) or (f, 3, h, w) in 0..1 (`output_type="pt"`); a tensor
+            (b, 3, f, h, w) in model space (`output_type="latent"` of a pixel stage); or a list of such tensors.
+        input_type: `"pt"` or `"latent"`, for tensors whose layout does not tell (three frames); `None` reads it off
+            the channel axis.
+        name: the argument's name in messages.
+
+    Raises:
+        TypeError: not frames at all.
+        ValueError: wrong number of axes, channels or range, frames of different sizes, or an ambiguous layout.
+    """
+    if isinstance(frames, (list, tuple)) and frames and all(isinstance(video, Tensor) for video in frames):
+        videos = [_tensor_to_model_space(video, input_type, f"{name}[{i}]") for i, video in enumerate(frames)]
+        if len({video.shape[1:] for video in videos}) > 1:
+            raise ValueError(f"`{name}` must be videos of one shape, got {[tuple(video.shape) for video in videos]}.")
+        return torch.cat(videos)
+    if isinstance(frames, Tensor):
+        return _tensor_to_model_space(frames, input_type, name)
+    if input_type is not None and input_type != "pt":
+        raise ValueError(f"`input_type` must be None or 'pt' when `{name}` is no tensor, got {input_type!r}.")
+    if isinstance(frames, PIL.Image.Image):
+        raise ValueError(f"`{name}` must be a video: a list of images, got a single image.")
+    if isinstance(frames, (list, tuple)):
+        frames = _list_to_array(frames, name)
+    if not isinstance(frames, np.ndarray):
+        raise TypeError(f"`{name}` must be PIL images, a numpy array or a torch tensor, got {type(frames).__name__}.")
+    if frames.ndim == 4:
+        frames = frames[None]
+    if frames.ndim != 5 or frames.shape[-1] != 3:
+        raise ValueError(
+            f"`{name}` must have shape (frames, h, w, 3) or (batch, frames, h, w, 3), got {frames.shape}."
+        )
+    _check_not_empty(frames.shape, name)
+    if frames.dtype == np.uint8:
+        video = torch.from_numpy(np.ascontiguousarray(frames)).float() / 255
+    elif np.issubdtype(frames.dtype, np.floating):
+        video = torch.from_numpy(np.ascontiguousarray(frames)).float()
+        _check_unit_range(video, name)
+    else:
+        raise ValueError(f"`{name}` must be uint8 or float in 0..1, got dtype {frames.dtype}.")
+    return video.permute(0, 4, 1, 2, 3) * 2 - 1
+
+
+def _list_to_array(frames: list | tuple, name: str) -> np.ndarray:
+    if not frames:
+        raise ValueError(f"`{name}` must hold at least one frame, got an empty list.")
+    if isinstance(frames[0], (list, tuple)):
+        videos = [_list_to_array(video, f"{name}[{i}]") for i, video in enumerate(frames)]
+        if any(v.shape != videos[0].shape for v in videos):
+            raise ValueError(f"`{name}` must be videos of one shape, got {sorted({v.shape for v in videos})}.")
+        return np.stack(videos)
+    if all(isinstance(frame, PIL.Image.Image) for frame in frames):
+        sizes = {frame.size for frame in frames}
+        if len(sizes) > 1:
+            raise ValueError(f"`{name}` must be frames of one size, got (width, height) {sorted(sizes)}.")
+        return np.stack([np.asarray(frame.convert("RGB")) for frame in frames])
+    if all(isinstance(frame, np.ndarray) for frame in frames):
+        if any(frame.shape != frames[0].shape for frame in frames):
+            raise ValueError(f"`{name}` must be frames of one shape, got {sorted({f.shape for f in frames})}.")
+        return np.stack(frames)
+    raise TypeError(f"`{name}` must hold PIL images or arrays, got {sorted({type(f).__name__ for f in frames})}.")
+
+
+def _tensor_to_model_space(frames: Tensor, input_type: str | None, name: str) -> Tensor:
+    if frames.ndim == 4:
+        frames = frames[None]
+    if frames.ndim != 5:
+        raise ValueError(f"`{name}` must have 5 axes, (b, f, 3, h, w) or (b, 3, f, h, w), got {tuple(frames.shape)}.")
+    _check_not_empty(frames.shape, name)
+    if not frames.is_floating_point():
+        raise ValueError(f"`{name}` must be a floating-point tensor, got {frames.dtype}.")
+    if input_type is None:
+        layouts = [kind for kind, axis in (("pt", 2), ("latent", 1)) if frames.shape[axis] == 3]
+        if len(layouts) != 1:
+            raise ValueError(
+                f"`{name}` of shape {tuple(frames.shape)} must have its 3 channels on axis 2 (frames in 0..1) or on "
+                f"axis 1 (model space); pass `input_type='pt'` or `'latent'` where both fit."
+            )
+        input_type = layouts[0]
+    if input_type not in ("pt", "latent"):
+        raise ValueError(f"`input_type` must be None, 'pt' or 'latent', got {input_type!r}.")
+    channels = frames.shape[2 if input_type == "pt" else 1]
+    if channels != 3:
+        raise ValueError(f"`{name}` must have 3 channels, got {channels} (shape {tuple(frames.shape)}).")
+    frames = frames.detach().float()
+    if input_type == "latent":
+        if not torch.isfinite(frames).all():
+            raise ValueError(f"`{name}` must be finite, got NaN or infinity.")
+        return frames
+    _check_unit_range(frames, name)
+    return frames.transpose(1, 2) * 2 - 1
+
+
+def _check_not_empty(shape: tuple[int, ...] | torch.Size, name: str) -> None:
+    if 0 in shape:
+        raise ValueError(f"`{name}` must not be empty, got shape {tuple(shape)}.")
+
+
+def _check_unit_range(video: Tensor, name: str) -> None:
+    low, high = video.min().item(), video.max().item()
+    if not (low >= -1e-3 and high <= 1 + 1e-3):  # also catches NaN
+        raise ValueError(f"`{name}` must lie in 0..1, got {low:.3g}..{high:.3g}.")
+
+
+def from_model_space(video: Tensor, output_type: str) -> Any:
+    """(b, c, f, h, w) in model space -> frames in the form of `output_type` (see `VideoPipelineOutput`)."""
+    if output_type == "latent":
+        return video
+    batch, channels, num_frames, height, width = video.shape
+    device = video.device if output_type == "pt" else "cpu"
+    frames = torch.empty(batch, num_frames, channels, height, width, device=device)
+    for i in range(num_frames):  # beside the result, float32 holds one frame at a time
+        frames[:, i] = (video[:, :, i].float() / 2 + 0.5).clamp(0, 1)
+    if output_type == "pt":
+        return frames
+    array = frames.permute(0, 1, 3, 4, 2).numpy()
+    if output_type == "np":
+        return array
+    if output_type == "pil":
+        return [[PIL.Image.fromarray((f * 255).round().astype(np.uint8)) for f in v] for v in array]
+    raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, got {output_type!r}.")
+
+
+def truncate_to_uint8(video: Tensor) -> np.ndarray:
+    """(b, c, f, h, w) in model space -> uint8 (b, f, h, w, c), cut off as the released code does, not rounded."""
+    frames = video.float().mul(0.5).add(0.5).clamp(0, 1).permute(0, 2, 3, 4, 1).cpu().numpy()
+    return (frames * 255).astype(np.uint8)
+
+
+def resize_uint8(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 (b, f, h, w, c) -> (b, f, height, width, c) by Pillow's bicubic filter, as the released code resizes."""
+    size = (width, height)
+    return np.stack([[np.asarray(PIL.Image.fromarray(f).resize(size)) for f in video] for video in frames])
+
+
+def interpolated_length(keyframes: int, frames_between: int = 3) -> int:
+    """Frames after `frames_between` new ones are put between each two keyframes: n -> 4(n-1)+1 with three."""
+    return (frames_between + 1) * (keyframes - 1) + 1
+
+
+def chained_windows(num_frames: int, window_size: int) -> list[tuple[int, int]]:
+    """Cuts `num_frames` frames into windows (start, stop) of at most `window_size` that share one frame with the next.
+
+    All frames are covered, and the windows are as even as possible: 29 frames in windows of 8 give the paper's four
+    (stride 7), 17 give 0-6, 6-11, 11-16 rather than a last window of three frames.
+    """
+    if num_frames == 1:
+        return [(0, 1)]
+    new = num_frames - 1
+    count = -(-new // (window_size - 1))
+    edges = [-(-new * i // count) for i in range(count + 1)]
+    return [(edges[i], edges[i + 1] + 1) for i in range(count)]
+
+
+def overlapping_windows(num_frames: int, window_size: int, overlap: int) -> list[tuple[int, int]]:
+    """Cuts `num_frames` frames into windows (start, stop) of one size, spread evenly, neighbours sharing `overlap`.
+
+    They share more where the frames do not divide: 57 frames in windows of 29 with an overlap of 8 give 0-28, 14-42,
+    28-56. All windows have `window_size` frames, or there is one window of them all.
+    """
+    if num_frames <= window_size:
+        return [(0, num_frames)]
+    count = -(-(num_frames - overlap) // (window_size - overlap))
+    starts = [i * (num_frames - window_size) // (count - 1) for i in range(count)]
+    return [(start, start + window_size) for start in starts]
+
+
+# =====================================================================================================================
+# stages/denoising.py
+#
+# What all stages do between noise and frames: random numbers, guidance, and the loop over timesteps.
+#
+# Frames are folded into the batch for `scheduler.step`, so that dynamic thresholding works per frame, and step noise
+# is drawn as (b·f, c, h, w), as the released code has it.
+# =====================================================================================================================
+
+
+Generators = torch.Generator | list[torch.Generator] | list[torch.Generator | None] | None
+# Called as (stage, index, window) when a window is denoised: what `finished_windows` takes to leave it out next time.
+WindowCallback = Callable[[Any, int, Tensor], None]
+
+
+# --- random numbers ----------------------------------------------------------------------------------------------
+
+
+def replay(generator: torch.Generator | None) -> torch.Generator | None:
+    """A generator that will draw the numbers that `generator` is about to draw."""
+    if generator is None:
+        return None
+    copy = torch.Generator(device=generator.device)
+    copy.set_state(generator.get_state())
+    return copy
+
+
+def spawn(generator: torch.Generator | None, count: int) -> list[torch.Generator | None]:
+    """`count` independent generators, seeded by numbers drawn from `generator`."""
+    if generator is None:
+        return [None] * count
+    seeds = torch.randint(2**63 - 1, (count,), generator=generator, device=generator.device).tolist()
+    return [torch.Generator(device=generator.device).manual_seed(seed) for seed in seeds]
+
+
+def per_video(generator: Generators, batch: int) -> list[torch.Generator | None]:
+    """One generator a video: the caller's list, or spawned from the caller's one."""
+    if isinstance(generator, list):
+        return list(generator)
+    return [generator] if batch == 1 else spawn(generator, batch)
+
+
+def per_frame(generator: Generators, num_frames: int) -> Generators:
+    """The generators of folded videos: each video's frames are drawn one by one from that video's generator."""
+    if not isinstance(generator, list):
+        return generator
+    expanded = [g for g in generator for _ in range(num_frames)]
+    return None if expanded[0] is None else expanded
+
+
+def draws_split_evenly(generator: list, image_shape: tuple[int, ...]) -> bool:
+    """Whether drawing images one by one gives the numbers of drawing them all at once.
+
+    PyTorch's CPU generator makes normal numbers in blocks of 16; other devices advance per call.
+    """
+    on_cpu = generator[0] is None or generator[0].device.type == "cpu"
+    return on_cpu and math.prod(image_shape) % 16 == 0
+
+
+def draw_frames(video: Tensor, generator: Generators) -> Tensor:
+    """Normal numbers for the folded frames (b·f, c, h, w) of `video` (b, c, f, h, w).
+
+    One generator draws for all frames together; of a list, each draws for its own video's frames together.
+    """
+    batch, channels, num_frames, height, width = video.shape
+    if not isinstance(generator, list):
+        return draw((batch * num_frames, channels, height, width), generator, like=video)
+    return torch.cat([draw((num_frames, channels, height, width), g, like=video) for g in generator])
+
+
+def draw(shape: tuple[int, ...], generator: Generators, like: Tensor) -> Tensor:
+    """Standard normal numbers on `like`'s device and in its dtype; a list has one generator a row."""
+    from diffusers.utils.torch_utils import randn_tensor
+
+    if isinstance(generator, list) and generator[0] is None:
+        generator = None
+    return randn_tensor(shape, generator=generator, device=like.device, dtype=like.dtype)
+
+
+# --- shapes ------------------------------------------------------------------------------------------------------
+
+
+def fold(video: Tensor) -> Tensor:
+    """(b, c, f, h, w) -> (b·f, c, h, w)"""
+    return video.transpose(1, 2).flatten(0, 1)
+
+
+def unfold(images: Tensor, batch: int) -> Tensor:
+    """(b·f, c, h, w) -> (b, c, f, h, w)"""
+    return images.unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+# --- schedule ----------------------------------------------------------------------------------------------------
+
+
+def fresh_scheduler(scheduler: Any, final_sigmas_type: str | None = None) -> Any:
+    """A copy with no memory of earlier steps, so that no call changes a registered scheduler.
+
+    `final_sigmas_type="sigma_min"` gives DPM-Solver++ the last step it had when Show-1 was released (diffusers up to
+    0.19); today's default, `"zero"`, takes a different one. Schedulers without that setting ignore it.
+    """
+    changes = {}
+    if final_sigmas_type is not None and "final_sigmas_type" in scheduler.config:
+        changes["final_sigmas_type"] = final_sigmas_type
+    return type(scheduler).from_config(scheduler.config, **changes)
+
+
+def set_timesteps(
+    scheduler: Any, num_inference_steps: int | None, timesteps: list[int] | None, device: torch.device | str
+) -> Tensor:
+    if timesteps is None:
+        scheduler.set_timesteps(num_inference_steps, device=device)
+    else:
+        scheduler.set_timesteps(timesteps=timesteps, device=device)
+    return scheduler.timesteps
+
+
+# --- guidance ----------------------------------------------------------------------------------------------------
+
+
+def guide(prediction: Tensor, channels: int, guidance_scale: float, keeps_variance: bool) -> Tensor:
+    """Classifier-free guidance over a batch of [unconditional, conditional] predictions (b, c or 2c, ...).
+
+    A learned variance (the second half of the channels, DeepFloyd IF) is not guided: it comes from the conditional
+    half as it is, or is dropped when the scheduler takes its variance from the schedule.
+    """
+    if guidance_scale > 1:
+        unconditional, conditional = prediction.chunk(2)
+        mean = unconditional[:, :channels] + guidance_scale * (conditional[:, :channels] - unconditional[:, :channels])
+    else:
+        conditional, mean = prediction, prediction[:, :channels]
+    if keeps_variance:
+        return torch.cat([mean, conditional[:, channels:]], dim=1)
+    return mean
+
+
+def guide_by(
+    guider: Any,
+    unet: Any,
+    predict: Callable[[Tensor], Tensor],
+    embeds: tuple[Tensor, Tensor],
+    channels: int,
+    keeps_variance: bool,
+) -> Tensor:
+    """As `guide`, by one of diffusers' guiders, which says how often and with what the network is called.
+
+    `predict` takes text embeddings to a prediction; `embeds` are the conditional and the unconditional ones.
+    """
+    batches = guider.prepare_inputs({"encoder_hidden_states": embeds})
+    for batch in batches:
+        guider.prepare_models(unet)
+        with cache_context(unet, getattr(batch, guider._identifier_key)):
+            prediction = predict(batch.encoder_hidden_states)
+        batch.noise_pred = prediction[:, :channels]
+        if guider.is_conditional:
+            variance = prediction[:, channels:]
+        guider.cleanup_models(unet)
+    mean = guider(batches)[0]
+    return torch.cat([mean, variance], dim=1) if keeps_variance else mean
+
+
+def cache_context(unet: Any, name: str) -> AbstractContextManager:
+    """Of a network with a cache enabled: which of a step's calls is made, so that each finds its own features."""
+    return unet.cache_context(name) if getattr(unet, "is_cache_enabled", False) else nullcontext()
+
+
+# --- checks ------------------------------------------------------------------------------------------------------
+
+
+def check_count(value: Any, name: str, low: int = 1, high: int | None = None) -> None:
+    """An integer of at least `low` (and at most `high`), else a ValueError that says so."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
+        limits = f"an integer of at least {low}" if high is None else f"an integer in {low}..{high}"
+        raise ValueError(f"`{name}` must be {limits}, got {value!r}.")
+
+
+def check_number(value: Any, name: str, low: float, high: float = math.inf, above: bool = False) -> None:
+    """A finite number from `low` (exclusive with `above`) to `high`, else a ValueError that says so."""
+    good = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or value < low or value > high or (above and value == low):
+        limits = f"above {low}" if above else f"of at least {low}"
+        upper = "" if math.isinf(high) else f" and at most {high}"
+        raise ValueError(f"`{name}` must be a finite number {limits}{upper}, got {value!r}.")
+
+
+def check_size(height: Any, width: Any, divisor: int) -> None:
+    for name, value in (("height", height), ("width", width)):
+        check_count(value, name)
+        if value % divisor:
+            raise ValueError(
+                f"`{name}` must be a multiple of {divisor} (the network halves it that often), got {value}; "
+                f"the nearest are {value // divisor * divisor or divisor} and {(value // divisor + 1) * divisor}."
+            )
+
+
+def check_interval(value: Any, name: str) -> None:
+    """Two numbers 0 <= start <= stop <= 1, else a ValueError that says so."""
+    numeric = isinstance(value, (list, tuple)) and all(
+        isinstance(bound, numbers.Real) and not isinstance(bound, bool) for bound in value
+    )
+    if not numeric or len(value) != 2 or not 0 <= value[0] <= value[1] <= 1:
+        raise ValueError(f"`{name}` must be (start, stop) with 0 <= start <= stop <= 1, got {value!r}.")
+
+
+def check_generator(generator: Any, batch: int) -> None:
+    if generator is None or isinstance(generator, torch.Generator):
+        return
+    if not isinstance(generator, list) or not all(isinstance(g, torch.Generator) for g in generator):
+        raise TypeError(f"`generator` must be a torch.Generator or a list of them, got {generator!r}.")
+    if len(generator) != batch:
+        raise ValueError(
+            f"`generator` must be one generator or {batch} (one a video), got a list of {len(generator)}."
+        )
+
+
+def check_latents(latents: Any, shapes: list[tuple[int, ...]]) -> None:
+    """None, or a tensor of one of `shapes`."""
+    if latents is None:
+        return
+    if not isinstance(latents, Tensor) or tuple(latents.shape) not in shapes:
+        got = tuple(latents.shape) if isinstance(latents, Tensor) else repr(latents)
+        raise ValueError(f"`latents` must be a tensor of shape {' or '.join(map(str, shapes))}, got {got}.")
+
+
+def check_windows(windows: Any, shapes: Sequence[tuple[int, ...]]) -> None:
+    """`finished_windows`: tensors of the first of `shapes`, which are those of a call's windows, in order."""
+    if isinstance(windows, Tensor) or not all(isinstance(window, Tensor) for window in windows):
+        raise TypeError(f"`finished_windows` must be a sequence of tensors, one a window, got {windows!r}.")
+    given = [tuple(window.shape) for window in windows]
+    if given != [tuple(shape) for shape in shapes[: len(given)]]:
+        raise ValueError(
+            f"`finished_windows` must hold the first of this call's windows, of shapes {list(shapes)}, got {given}."
+        )
+
+
+def size_divisor(unet: nn.Module) -> int:
+    """What a network's height and width must be multiples of."""
+    return getattr(unet, "size_divisor", None) or 2 ** (len(unet.config.block_out_channels) - 1)
+
+
+# --- the loop ----------------------------------------------------------------------------------------------------
+
+
+class AnyNetwork(tuple):
+    """(ModelMixin,), which by `in` also holds every subclass: what `from_pipe` compares a component's type with."""
+
+    def __contains__(self, kind: object) -> bool:
+        return isinstance(kind, type) and issubclass(kind, ModelMixin)
+
+
+class NetworkTypesMixin:
+    """Lets `from_pipe` hand over networks of any class: a stage asks for what a network does, not for its type."""
+
+    @classmethod
+    def _get_signature_types(cls) -> dict[str, tuple]:
+        types = super()._get_signature_types()
+        return {name: AnyNetwork((ModelMixin,)) if ModelMixin in kinds else kinds for name, kinds in types.items()}
+
+
+class DenoisingMixin(NetworkTypesMixin):
+    """The properties that a diffusers pipeline shows during a call, the common checks, and the denoising loop."""
+
+    _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]
+
+    guider: Any = None
+    """One of `diffusers.guiders`, to guide instead of `guidance_scale`; `stage.guider = ...` sets it."""
+
+    @property
+    def guidance_scale(self) -> float:
+        return self._guidance_scale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        return self._guidance_scale > 1 or self.guider is not None
+
+    @property
+    def num_timesteps(self) -> int:
+        return self._num_timesteps
+
+    @property
+    def current_timestep(self) -> Tensor | None:
+        return self._current_timestep
+
+    @property
+    def timesteps(self) -> Tensor:
+        """Of the loop that runs, in order."""
+        return self._timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        return self._interrupt
+
+    def check_sampling(
+        self,
+        num_inference_steps: int | None,
+        timesteps: list[int] | None,
+        guidance_scale: float,
+        guidance_interval: Sequence[float],
+        num_videos_per_prompt: int,
+        output_type: str,
+        callback_on_step_end_tensor_inputs: list[str],
+    ) -> None:
+        """The checks of the arguments that all stages have.
+
+        Raises:
+            ValueError: naming the argument, its value and what is allowed.
+        """
+        train_steps = self.scheduler.config.num_train_timesteps
+        if timesteps is None:
+            check_count(num_inference_steps, "num_inference_steps", high=train_steps)
+        else:
+            if "timesteps" not in inspect.signature(self.scheduler.set_timesteps).parameters:
+                raise ValueError(
+                    f"`timesteps` must be None with {type(self.scheduler).__name__}, which can't take them, "
+                    f"got {timesteps!r}."
+                )
+            if not isinstance(timesteps, (list, tuple)) or not timesteps:
+                raise ValueError(f"`timesteps` must be a list of integers, got {timesteps!r}.")
+            for t in timesteps:
+                check_count(t, "timesteps", low=0, high=train_steps - 1)
+            if list(timesteps) != sorted(set(timesteps), reverse=True):
+                raise ValueError(f"`timesteps` must fall from each to the next, got {list(timesteps)}.")
+        check_number(guidance_scale, "guidance_scale", low=0)
+        check_interval(guidance_interval, "guidance_interval")
+        check_count(num_videos_per_prompt, "num_videos_per_prompt")
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, got {output_type!r}.")
+        unknown = [k for k in callback_on_step_end_tensor_inputs if k not in self._callback_tensor_inputs]
+        if unknown:
+            raise ValueError(
+                f"`callback_on_step_end_tensor_inputs` must be among {self._callback_tensor_inputs}, got {unknown}."
+            )
+
+    def begin(
+        self, guidance_scale: float, guidance_interval: Sequence[float] = (0.0, 1.0), split_guidance: bool = False
+    ) -> None:
+        """Resets the per-call state behind the properties."""
+        self._split_guidance = split_guidance
+        self._guidance_scale = self._call_guidance_scale = guidance_scale
+        self._guidance_interval = guidance_interval
+        self._current_timestep: Tensor | None = None
+        self._interrupt = False
+        self._num_timesteps = 0
+
+    def denoise(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        scheduler: Any,
+        prompt_embeds: Tensor,
+        negative_prompt_embeds: Tensor | None = None,
+        condition: Tensor | None = None,
+        class_labels: Tensor | None = None,
+        generator: Generators = None,
+        eta: float | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        unet: nn.Module | None = None,
+        guidance_scale: float | None = None,
+        progress: Any = None,
+        callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ("latents",),
+    ) -> Tensor:
+        """Runs `scheduler` over `timesteps`, with guidance inside of the call's `guidance_interval`.
+
+        Args:
+            latents: noise (b, c, f, h, w), already scaled by `init_noise_sigma`.
+            prompt_embeds, negative_prompt_embeds: (b, l, d); the second drives guidance.
+            condition: (b, c', f, h, w) behind the noisy channels at every step, for both guidance branches.
+            class_labels: (b,) noise level of the condition.
+            generator: for schedulers that draw noise in every step.
+            unet: the stage's own by default; an image UNet gets the frames as a batch.
+            cross_attention_kwargs: `{"scale": ...}` for the network's adapters.
+            guidance_scale: the call's by default, which a callback may change for the steps to come
+                (`pipe._guidance_scale = ...`); the next loop begins with the call's again.
+            progress: a progress bar to advance.
+
+        Returns:
+            The denoised (b, c, f, h, w).
+
+        Raises:
+            FloatingPointError: a step gave NaN or infinity.
+        """
+        unet = self.unet if unet is None else unet
+        batch, channels, num_frames = latents.shape[:3]
+        guider = self.guider if guidance_scale is None else None
+        if guidance_scale is None:
+            self._guidance_scale = self._call_guidance_scale
+        start, stop = (int(bound * len(timesteps)) for bound in self._guidance_interval)
+        is_video_unet = unet.__class__.__name__ != "UNet2DConditionModel"
+        # A scheduler's config may carry a `variance_type` that it got from another scheduler and does not know.
+        knows_variance = "variance_type" in inspect.signature(type(scheduler).__init__).parameters
+        keeps_variance = (
+            knows_variance
+            and unet.config.out_channels == 2 * channels
+            and scheduler.config.variance_type in ("learned", "learned_range")
+        )
+        step_kwargs = {} if eta is None else {"eta": eta}
+
+        texts: dict[str, tuple[Tensor, Any]] = {}
+
+        def text_of(branch: str) -> tuple[Tensor, Any]:
+            """Embeddings of "cond", "uncond" or "all" (both), and the network's cache for them if it has one."""
+            if branch not in texts:
+                # with guidance there are negative embeddings: encode_prompt sees to it
+                parts = {
+                    "cond": [prompt_embeds],
+                    "uncond": [negative_prompt_embeds],
+                    "all": [negative_prompt_embeds, prompt_embeds],
+                }[branch]
+                cache = unet.text_cache() if hasattr(unet, "text_cache") else None
+                texts[branch] = torch.cat(parts), cache
+            return texts[branch]
+
+        def predict(sample: Tensor, t: Tensor, text: Tensor, text_cache: Any = None) -> Tensor:
+            extra: dict[str, Any] = {} if text_cache is None else {"text_cache": text_cache}
+            if class_labels is not None:
+                extra["class_labels"] = class_labels.repeat(len(sample) // batch)
+            if cross_attention_kwargs is not None:
+                extra["cross_attention_kwargs"] = cross_attention_kwargs
+            if is_video_unet:
+                return unet(sample, t, encoder_hidden_states=text, return_dict=False, **extra)[0]
+            images = unet(fold(sample), t, encoder_hidden_states=text, return_dict=False, **extra)[0]
+            return unfold(images, len(sample))
+
+        self._num_timesteps, self._timesteps = len(timesteps), timesteps
+        guided = None
+        finite: list[Tensor] = []
+        for i, t in enumerate(timesteps):
+            if self.interrupt:
+                continue
+            self._current_timestep = t
+            scale = self.guidance_scale if guidance_scale is None else guidance_scale
+            was_guided, guided = guided, scale > 1 and guider is None and start <= i < stop
+            if guided != was_guided and getattr(unet, "is_cache_enabled", False):
+                unet._reset_stateful_cache()  # before the first step, and where the batch is halved or doubled
+            sample = scheduler.scale_model_input(latents, t)
+            if condition is not None:
+                sample = torch.cat([sample, condition], dim=1)
+            if guider is None:
+                branches = ["cond"] if not guided else ["uncond", "cond"] if self._split_guidance else ["all"]
+                predictions = []
+                for branch in branches:
+                    with cache_context(unet, branch):
+                        batched = torch.cat([sample] * 2) if branch == "all" else sample
+                        predictions.append(predict(batched, t, *text_of(branch)))
+                prediction = guide(torch.cat(predictions), channels, scale if guided else 1.0, keeps_variance)
+            else:
+                guider.set_state(step=i, num_inference_steps=len(timesteps), timestep=t)
+                embeds = (prompt_embeds, negative_prompt_embeds)
+                prediction = guide_by(guider, unet, partial(predict, sample, t), embeds, channels, keeps_variance)
+            latents = self.step(scheduler, prediction, t, latents, generator, step_kwargs)
+            # Both: clipping in a scheduler makes infinity look like a number. An accelerator's flags are read once,
+            # after the loop: reading each would let it wait for the host at every step.
+            finite.append(torch.isfinite(prediction).all() & torch.isfinite(latents).all())
+            if latents.device.type == "cpu":
+                self.check_finite(finite, timesteps, latents.dtype)
+
+            if callback_on_step_end is not None:
+                tensors = {
+                    "latents": latents,
+                    "prompt_embeds": prompt_embeds,
+                    "negative_prompt_embeds": negative_prompt_embeds,
+                }
+                wanted = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                changed = callback_on_step_end(self, i, t, wanted) or {}
+                latents = changed.get("latents", latents)
+                prompt_embeds = changed.get("prompt_embeds", prompt_embeds)
+                negative_prompt_embeds = changed.get("negative_prompt_embeds", negative_prompt_embeds)
+                texts.clear()  # the callback may have changed text, weights or adapters
+            if progress is not None:
+                progress.update()
+        self.check_finite(finite, timesteps, latents.dtype)
+        return latents
+
+    def end_window(self, callback: WindowCallback | None, index: int, window: Tensor) -> None:
+        """Calls `callback_on_window_end`, except for an interrupted window: that is none to take over."""
+        if callback is not None and not self.interrupt:
+            callback(self, index, window)
+
+    def check_finite(self, finite: list[Tensor], timesteps: Tensor, dtype: torch.dtype) -> None:
+        """Raises FloatingPointError, naming stage and step, for the first False in `finite`, one flag a step."""
+        flags = torch.stack(finite).tolist() if finite else []
+        if False not in flags:
+            return
+        step = flags.index(False)
+        advice = (
+            "bfloat16 and float32 reach further"
+            if dtype == torch.float16
+            else "its network's weights or its options are to blame"
+        )
+        raise FloatingPointError(
+            f"stage {self.stage_name!r}: step {step + 1} of {len(timesteps)} (timestep {timesteps[step]}) made NaN or "
+            f"infinity, in {dtype}: {advice}."
+        )
+
+    @staticmethod
+    def step(
+        scheduler: Any, prediction: Tensor, t: Tensor, latents: Tensor, generator: Generators, kwargs: dict[str, Any]
+    ) -> Tensor:
+        """One `scheduler.step` on folded frames. Of a list of generators, each draws the noise of its own video.
+
+        diffusers takes one generator an image. Where that would not give the numbers that a video's generator draws
+        for all of its frames together, the videos are stepped one after the other (by a scheduler with a memory of
+        its steps they can't be: its videos are drawn frame by frame).
+        """
+        accepted = inspect.signature(scheduler.step).parameters
+        kwargs = {name: value for name, value in kwargs.items() if name in accepted}
+        batch, num_frames = latents.shape[0], latents.shape[2]
+
+        def run(part: slice, draws_from: Generators) -> Tensor:
+            extra = {"generator": draws_from} if "generator" in accepted else {}
+            folded = scheduler.step(
+                fold(prediction[part]), t, fold(latents[part]), **kwargs, **extra, return_dict=False
+            )
+            return unfold(folded[0], latents[part].shape[0])
+
+        image_shape = (latents.shape[1], *latents.shape[3:])
+        if isinstance(generator, list) and batch == 1:
+            return run(slice(None), generator[0])
+        if not isinstance(generator, list) or draws_split_evenly(generator, image_shape):
+            return run(slice(None), per_frame(generator, num_frames))
+        if hasattr(scheduler, "step_index") or "generator" not in accepted:
+            return run(slice(None), per_frame(generator, num_frames))
+        return torch.cat([run(slice(i, i + 1), generator[i]) for i in range(batch)])
 
 
 # =====================================================================================================================
@@ -239,15 +950,17 @@ class PromptMixin:
         count = prompt_embeds.shape[0]
         prompt_embeds = repeat_for_videos(prompt_embeds.to(device, dtype), num_videos_per_prompt)
         if not do_classifier_free_guidance:
-            return prompt_embeds, None
-        if negative_prompt_embeds is None:
+            negative_prompt_embeds = None
+        elif negative_prompt_embeds is None:
             negatives = "" if negative_prompt is None else negative_prompt
             negatives = [negatives] * count if isinstance(negatives, str) else list(negatives)
             # equal prompts are encoded once
             unique = list(dict.fromkeys(negatives))
             rows = self._encode(unique, device, clean_caption)
-            negative_prompt_embeds = rows[[unique.index(n) for n in negatives]]
-        negative_prompt_embeds = repeat_for_videos(negative_prompt_embeds.to(device, dtype), num_videos_per_prompt)
+            negative_prompt_embeds = torch.stack([rows[unique.index(n)] for n in negatives])
+        if negative_prompt_embeds is not None:
+            negative_prompt_embeds = repeat_for_videos(negative_prompt_embeds.to(device, dtype), num_videos_per_prompt)
+        # the only `return`: diffusers reads the names off it that a call takes these by
         return prompt_embeds, negative_prompt_embeds
 
     def check_encoder(self, prompt: Any, negative_prompt_embeds: Tensor | None, guided: bool) -> None:
@@ -270,6 +983,8 @@ class PromptMixin:
             tokens = tokenize(self.tokenizer, preprocess(prompts, clean_caption))
             mask = tokens.attention_mask.to(device)
         else:
+            if isinstance(self, TextualInversionLoaderMixin):  # a learned token of several vectors is several tokens
+                prompts = self.maybe_convert_prompt(prompts, self.tokenizer)
             tokens = tokenize(self.tokenizer, prompts)
             mask = None
         return self.text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0]
@@ -278,554 +993,6 @@ class PromptMixin:
         """The dtype the embeddings are needed in; a stage that only encodes has just its encoder's."""
         module = self.unet if getattr(self, "unet", None) is not None else self.text_encoder
         return module.dtype
-
-
-# =====================================================================================================================
-# video.py
-#
-# Frames of any kind to model tensors and back, and the windows that stages cut videos into. Pure functions.
-# =====================================================================================================================
-
-
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-
-
-def to_model_space(frames: Any, input_type: str | None = None, name: str = "frames") -> Tensor:
-    """Any form of one or several videos -> (b, c, f, h, w) float32, nominally in [-1, 1].
-
-    Args:
-        frames: a list of PIL images (one video) or a list of such lists; an array (f, h, w, 3) or (b, f, h, w, 3),
-            uint8 or float in 0..1; a tensor (b, f, 3, h, w) or (f, 3, h, w) in 0..1 (`output_type="pt"`); a tensor
-            (b, 3, f, h, w) in model space (`output_type="latent"` of a pixel stage).
-        input_type: `"pt"` or `"latent"`, for tensors whose layout does not tell (three frames); `None` reads it off
-            the channel axis.
-        name: the argument's name in messages.
-
-    Raises:
-        TypeError: not frames at all.
-        ValueError: wrong number of axes, channels or range, frames of different sizes, or an ambiguous layout.
-    """
-    if isinstance(frames, Tensor):
-        return _tensor_to_model_space(frames, input_type, name)
-    if input_type is not None and input_type != "pt":
-        raise ValueError(f"`input_type` must be None or 'pt' when `{name}` is no tensor, got {input_type!r}.")
-    if isinstance(frames, PIL.Image.Image):
-        raise ValueError(f"`{name}` must be a video: a list of images, got a single image.")
-    if isinstance(frames, (list, tuple)):
-        frames = _list_to_array(frames, name)
-    if not isinstance(frames, np.ndarray):
-        raise TypeError(f"`{name}` must be PIL images, a numpy array or a torch tensor, got {type(frames).__name__}.")
-    if frames.ndim == 4:
-        frames = frames[None]
-    if frames.ndim != 5 or frames.shape[-1] != 3:
-        raise ValueError(
-            f"`{name}` must have shape (frames, h, w, 3) or (batch, frames, h, w, 3), got {frames.shape}."
-        )
-    _check_not_empty(frames.shape, name)
-    if frames.dtype == np.uint8:
-        video = torch.from_numpy(np.ascontiguousarray(frames)).float() / 255
-    elif np.issubdtype(frames.dtype, np.floating):
-        video = torch.from_numpy(np.ascontiguousarray(frames)).float()
-        _check_unit_range(video, name)
-    else:
-        raise ValueError(f"`{name}` must be uint8 or float in 0..1, got dtype {frames.dtype}.")
-    return video.permute(0, 4, 1, 2, 3) * 2 - 1
-
-
-def _list_to_array(frames: list | tuple, name: str) -> np.ndarray:
-    if not frames:
-        raise ValueError(f"`{name}` must hold at least one frame, got an empty list.")
-    if isinstance(frames[0], (list, tuple)):
-        videos = [_list_to_array(video, f"{name}[{i}]") for i, video in enumerate(frames)]
-        if any(v.shape != videos[0].shape for v in videos):
-            raise ValueError(f"`{name}` must be videos of one shape, got {sorted({v.shape for v in videos})}.")
-        return np.stack(videos)
-    if all(isinstance(frame, PIL.Image.Image) for frame in frames):
-        sizes = {frame.size for frame in frames}
-        if len(sizes) > 1:
-            raise ValueError(f"`{name}` must be frames of one size, got (width, height) {sorted(sizes)}.")
-        return np.stack([np.asarray(frame.convert("RGB")) for frame in frames])
-    if all(isinstance(frame, np.ndarray) for frame in frames):
-        if any(frame.shape != frames[0].shape for frame in frames):
-            raise ValueError(f"`{name}` must be frames of one shape, got {sorted({f.shape for f in frames})}.")
-        return np.stack(frames)
-    raise TypeError(f"`{name}` must hold PIL images or arrays, got {sorted({type(f).__name__ for f in frames})}.")
-
-
-def _tensor_to_model_space(frames: Tensor, input_type: str | None, name: str) -> Tensor:
-    if frames.ndim == 4:
-        frames = frames[None]
-    if frames.ndim != 5:
-        raise ValueError(f"`{name}` must have 5 axes, (b, f, 3, h, w) or (b, 3, f, h, w), got {tuple(frames.shape)}.")
-    _check_not_empty(frames.shape, name)
-    if not frames.is_floating_point():
-        raise ValueError(f"`{name}` must be a floating-point tensor, got {frames.dtype}.")
-    if input_type is None:
-        layouts = [kind for kind, axis in (("pt", 2), ("latent", 1)) if frames.shape[axis] == 3]
-        if len(layouts) != 1:
-            raise ValueError(
-                f"`{name}` of shape {tuple(frames.shape)} must have its 3 channels on axis 2 (frames in 0..1) or on "
-                f"axis 1 (model space); pass `input_type='pt'` or `'latent'` where both fit."
-            )
-        input_type = layouts[0]
-    if input_type not in ("pt", "latent"):
-        raise ValueError(f"`input_type` must be None, 'pt' or 'latent', got {input_type!r}.")
-    channels = frames.shape[2 if input_type == "pt" else 1]
-    if channels != 3:
-        raise ValueError(f"`{name}` must have 3 channels, got {channels} (shape {tuple(frames.shape)}).")
-    frames = frames.detach().float()
-    if input_type == "latent":
-        if not torch.isfinite(frames).all():
-            raise ValueError(f"`{name}` must be finite, got NaN or infinity.")
-        return frames
-    _check_unit_range(frames, name)
-    return frames.transpose(1, 2) * 2 - 1
-
-
-def _check_not_empty(shape: tuple[int, ...] | torch.Size, name: str) -> None:
-    if 0 in shape:
-        raise ValueError(f"`{name}` must not be empty, got shape {tuple(shape)}.")
-
-
-def _check_unit_range(video: Tensor, name: str) -> None:
-    low, high = video.min().item(), video.max().item()
-    if not (low >= -1e-3 and high <= 1 + 1e-3):  # also catches NaN
-        raise ValueError(f"`{name}` must lie in 0..1, got {low:.3g}..{high:.3g}.")
-
-
-def from_model_space(video: Tensor, output_type: str) -> Any:
-    """(b, c, f, h, w) in model space -> frames in the form of `output_type` (see `VideoPipelineOutput`)."""
-    if output_type == "latent":
-        return video
-    frames = (video.transpose(1, 2).float() / 2 + 0.5).clamp(0, 1)
-    if output_type == "pt":
-        return frames
-    array = frames.permute(0, 1, 3, 4, 2).cpu().numpy()
-    if output_type == "np":
-        return array
-    if output_type == "pil":
-        return [[PIL.Image.fromarray((f * 255).round().astype(np.uint8)) for f in v] for v in array]
-    raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, got {output_type!r}.")
-
-
-def truncate_to_uint8(video: Tensor) -> np.ndarray:
-    """(b, c, f, h, w) in model space -> uint8 (b, f, h, w, c), cut off as the released code does, not rounded."""
-    frames = video.float().mul(0.5).add(0.5).clamp(0, 1).permute(0, 2, 3, 4, 1).cpu().numpy()
-    return (frames * 255).astype(np.uint8)
-
-
-def resize_uint8(frames: np.ndarray, height: int, width: int) -> np.ndarray:
-    """uint8 (b, f, h, w, c) -> (b, f, height, width, c) by Pillow's bicubic filter, as the released code resizes."""
-    size = (width, height)
-    return np.stack([[np.asarray(PIL.Image.fromarray(f).resize(size)) for f in video] for video in frames])
-
-
-def interpolated_length(keyframes: int, frames_between: int = 3) -> int:
-    """Frames after `frames_between` new ones are put between each two keyframes: n -> 4(n-1)+1 with three."""
-    return (frames_between + 1) * (keyframes - 1) + 1
-
-
-def chained_windows(num_frames: int, window_size: int) -> list[tuple[int, int]]:
-    """Cuts `num_frames` frames into windows (start, stop) of at most `window_size` that share one frame with the next.
-
-    All frames are covered, and the windows are as even as possible: 29 frames in windows of 8 give the paper's four
-    (stride 7), 17 give 0-6, 6-11, 11-16 rather than a last window of three frames.
-    """
-    if num_frames == 1:
-        return [(0, 1)]
-    new = num_frames - 1
-    count = -(-new // (window_size - 1))
-    edges = [-(-new * i // count) for i in range(count + 1)]
-    return [(edges[i], edges[i + 1] + 1) for i in range(count)]
-
-
-# =====================================================================================================================
-# stages/denoising.py
-#
-# What all stages do between noise and frames: random numbers, guidance, and the loop over timesteps.
-#
-# Frames are folded into the batch for `scheduler.step`, so that dynamic thresholding works per frame, and step noise
-# is drawn as (b·f, c, h, w), as the released code has it.
-# =====================================================================================================================
-
-
-Generators = torch.Generator | list[torch.Generator] | list[torch.Generator | None] | None
-
-
-# --- random numbers ----------------------------------------------------------------------------------------------
-
-
-def replay(generator: torch.Generator | None) -> torch.Generator | None:
-    """A generator that will draw the numbers that `generator` is about to draw."""
-    if generator is None:
-        return None
-    copy = torch.Generator(device=generator.device)
-    copy.set_state(generator.get_state())
-    return copy
-
-
-def spawn(generator: torch.Generator | None, count: int) -> list[torch.Generator | None]:
-    """`count` independent generators, seeded by numbers drawn from `generator`."""
-    if generator is None:
-        return [None] * count
-    seeds = torch.randint(2**63 - 1, (count,), generator=generator, device=generator.device).tolist()
-    return [torch.Generator(device=generator.device).manual_seed(seed) for seed in seeds]
-
-
-def per_video(generator: Generators, batch: int) -> list[torch.Generator | None]:
-    """One generator a video: the caller's list, or spawned from the caller's one."""
-    if isinstance(generator, list):
-        return list(generator)
-    return [generator] if batch == 1 else spawn(generator, batch)
-
-
-def per_frame(generator: Generators, num_frames: int) -> Generators:
-    """The generators of folded videos: each video's frames are drawn one by one from that video's generator."""
-    if not isinstance(generator, list):
-        return generator
-    expanded = [g for g in generator for _ in range(num_frames)]
-    return None if expanded[0] is None else expanded
-
-
-def draws_split_evenly(generator: list, image_shape: tuple[int, ...]) -> bool:
-    """Whether drawing images one by one gives the numbers of drawing them all at once.
-
-    PyTorch's CPU generator makes normal numbers in blocks of 16; other devices advance per call.
-    """
-    on_cpu = generator[0] is None or generator[0].device.type == "cpu"
-    return on_cpu and math.prod(image_shape) % 16 == 0
-
-
-def draw_frames(video: Tensor, generator: Generators) -> Tensor:
-    """Normal numbers for the folded frames (b·f, c, h, w) of `video` (b, c, f, h, w).
-
-    One generator draws for all frames together; of a list, each draws for its own video's frames together.
-    """
-    batch, channels, num_frames, height, width = video.shape
-    if not isinstance(generator, list):
-        return draw((batch * num_frames, channels, height, width), generator, like=video)
-    return torch.cat([draw((num_frames, channels, height, width), g, like=video) for g in generator])
-
-
-def draw(shape: tuple[int, ...], generator: Generators, like: Tensor) -> Tensor:
-    """Standard normal numbers on `like`'s device and in its dtype; a list has one generator a row."""
-    from diffusers.utils.torch_utils import randn_tensor
-
-    if isinstance(generator, list) and generator[0] is None:
-        generator = None
-    return randn_tensor(shape, generator=generator, device=like.device, dtype=like.dtype)
-
-
-# --- shapes ------------------------------------------------------------------------------------------------------
-
-
-def fold(video: Tensor) -> Tensor:
-    """(b, c, f, h, w) -> (b·f, c, h, w)"""
-    return video.transpose(1, 2).flatten(0, 1)
-
-
-def unfold(images: Tensor, batch: int) -> Tensor:
-    """(b·f, c, h, w) -> (b, c, f, h, w)"""
-    return images.unflatten(0, (batch, -1)).transpose(1, 2)
-
-
-# --- schedule ----------------------------------------------------------------------------------------------------
-
-
-def fresh_scheduler(scheduler: Any, final_sigmas_type: str | None = None) -> Any:
-    """A copy with no memory of earlier steps, so that no call changes a registered scheduler.
-
-    `final_sigmas_type="sigma_min"` gives DPM-Solver++ the last step it had when Show-1 was released (diffusers up to
-    0.19); today's default, `"zero"`, takes a different one. Schedulers without that setting ignore it.
-    """
-    changes = {}
-    if final_sigmas_type is not None and "final_sigmas_type" in scheduler.config:
-        changes["final_sigmas_type"] = final_sigmas_type
-    return type(scheduler).from_config(scheduler.config, **changes)
-
-
-def set_timesteps(
-    scheduler: Any, num_inference_steps: int | None, timesteps: list[int] | None, device: torch.device | str
-) -> Tensor:
-    if timesteps is None:
-        scheduler.set_timesteps(num_inference_steps, device=device)
-    else:
-        scheduler.set_timesteps(timesteps=timesteps, device=device)
-    return scheduler.timesteps
-
-
-# --- guidance ----------------------------------------------------------------------------------------------------
-
-
-def guide(prediction: Tensor, channels: int, guidance_scale: float, keeps_variance: bool) -> Tensor:
-    """Classifier-free guidance over a batch of [unconditional, conditional] predictions (b, c or 2c, ...).
-
-    A learned variance (the second half of the channels, DeepFloyd IF) is not guided: it comes from the conditional
-    half as it is, or is dropped when the scheduler takes its variance from the schedule.
-    """
-    if guidance_scale > 1:
-        unconditional, conditional = prediction.chunk(2)
-        mean = unconditional[:, :channels] + guidance_scale * (conditional[:, :channels] - unconditional[:, :channels])
-    else:
-        conditional, mean = prediction, prediction[:, :channels]
-    if keeps_variance:
-        return torch.cat([mean, conditional[:, channels:]], dim=1)
-    return mean
-
-
-# --- checks ------------------------------------------------------------------------------------------------------
-
-
-def check_count(value: Any, name: str, low: int = 1, high: int | None = None) -> None:
-    """An integer of at least `low` (and at most `high`), else a ValueError that says so."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or value < low or (high is not None and value > high):
-        limits = f"an integer of at least {low}" if high is None else f"an integer in {low}..{high}"
-        raise ValueError(f"`{name}` must be {limits}, got {value!r}.")
-
-
-def check_number(value: Any, name: str, low: float, high: float = math.inf, above: bool = False) -> None:
-    """A finite number from `low` (exclusive with `above`) to `high`, else a ValueError that says so."""
-    good = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or value < low or value > high or (above and value == low):
-        limits = f"above {low}" if above else f"of at least {low}"
-        upper = "" if math.isinf(high) else f" and at most {high}"
-        raise ValueError(f"`{name}` must be a finite number {limits}{upper}, got {value!r}.")
-
-
-def check_size(height: Any, width: Any, divisor: int) -> None:
-    for name, value in (("height", height), ("width", width)):
-        check_count(value, name)
-        if value % divisor:
-            raise ValueError(
-                f"`{name}` must be a multiple of {divisor} (the network halves it that often), got {value}; "
-                f"the nearest are {value // divisor * divisor or divisor} and {(value // divisor + 1) * divisor}."
-            )
-
-
-def check_generator(generator: Any, batch: int) -> None:
-    if generator is None or isinstance(generator, torch.Generator):
-        return
-    if not isinstance(generator, list) or not all(isinstance(g, torch.Generator) for g in generator):
-        raise TypeError(f"`generator` must be a torch.Generator or a list of them, got {generator!r}.")
-    if len(generator) != batch:
-        raise ValueError(
-            f"`generator` must be one generator or {batch} (one a video), got a list of {len(generator)}."
-        )
-
-
-def check_latents(latents: Any, shapes: list[tuple[int, ...]]) -> None:
-    """None, or a tensor of one of `shapes`."""
-    if latents is None:
-        return
-    if not isinstance(latents, Tensor) or tuple(latents.shape) not in shapes:
-        got = tuple(latents.shape) if isinstance(latents, Tensor) else repr(latents)
-        raise ValueError(f"`latents` must be a tensor of shape {' or '.join(map(str, shapes))}, got {got}.")
-
-
-def size_divisor(unet: nn.Module) -> int:
-    """What a network's height and width must be multiples of."""
-    return getattr(unet, "size_divisor", None) or 2 ** (len(unet.config.block_out_channels) - 1)
-
-
-# --- the loop ----------------------------------------------------------------------------------------------------
-
-
-class AnyNetwork(tuple):
-    """(ModelMixin,), which by `in` also holds every subclass: what `from_pipe` compares a component's type with."""
-
-    def __contains__(self, kind: object) -> bool:
-        return isinstance(kind, type) and issubclass(kind, ModelMixin)
-
-
-class NetworkTypesMixin:
-    """Lets `from_pipe` hand over networks of any class: a stage asks for what a network does, not for its type."""
-
-    @classmethod
-    def _get_signature_types(cls) -> dict[str, tuple]:
-        types = super()._get_signature_types()
-        return {name: AnyNetwork((ModelMixin,)) if ModelMixin in kinds else kinds for name, kinds in types.items()}
-
-
-class DenoisingMixin(NetworkTypesMixin):
-    """The properties that a diffusers pipeline shows during a call, the common checks, and the denoising loop."""
-
-    _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]
-
-    @property
-    def guidance_scale(self) -> float:
-        return self._guidance_scale
-
-    @property
-    def do_classifier_free_guidance(self) -> bool:
-        return self._guidance_scale > 1
-
-    @property
-    def num_timesteps(self) -> int:
-        return self._num_timesteps
-
-    @property
-    def interrupt(self) -> bool:
-        return self._interrupt
-
-    def check_sampling(
-        self,
-        num_inference_steps: int | None,
-        timesteps: list[int] | None,
-        guidance_scale: float,
-        num_videos_per_prompt: int,
-        output_type: str,
-        callback_on_step_end_tensor_inputs: list[str],
-    ) -> None:
-        """The checks of the arguments that all stages have.
-
-        Raises:
-            ValueError: naming the argument, its value and what is allowed.
-        """
-        train_steps = self.scheduler.config.num_train_timesteps
-        if timesteps is None:
-            check_count(num_inference_steps, "num_inference_steps", high=train_steps)
-        else:
-            if "timesteps" not in inspect.signature(self.scheduler.set_timesteps).parameters:
-                raise ValueError(
-                    f"`timesteps` must be None with {type(self.scheduler).__name__}, which can't take them, "
-                    f"got {timesteps!r}."
-                )
-            if not isinstance(timesteps, (list, tuple)) or not timesteps:
-                raise ValueError(f"`timesteps` must be a list of integers, got {timesteps!r}.")
-            for t in timesteps:
-                check_count(t, "timesteps", low=0, high=train_steps - 1)
-            if list(timesteps) != sorted(set(timesteps), reverse=True):
-                raise ValueError(f"`timesteps` must fall from each to the next, got {list(timesteps)}.")
-        check_number(guidance_scale, "guidance_scale", low=0)
-        check_count(num_videos_per_prompt, "num_videos_per_prompt")
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, got {output_type!r}.")
-        unknown = [k for k in callback_on_step_end_tensor_inputs if k not in self._callback_tensor_inputs]
-        if unknown:
-            raise ValueError(
-                f"`callback_on_step_end_tensor_inputs` must be among {self._callback_tensor_inputs}, got {unknown}."
-            )
-
-    def begin(self, guidance_scale: float) -> None:
-        """Resets the per-call state behind the properties."""
-        self._guidance_scale = guidance_scale
-        self._interrupt = False
-        self._num_timesteps = 0
-
-    def denoise(
-        self,
-        latents: Tensor,
-        timesteps: Tensor,
-        scheduler: Any,
-        prompt_embeds: Tensor,
-        negative_prompt_embeds: Tensor | None = None,
-        condition: Tensor | None = None,
-        class_labels: Tensor | None = None,
-        generator: Generators = None,
-        eta: float | None = None,
-        unet: nn.Module | None = None,
-        guidance_scale: float | None = None,
-        progress: Any = None,
-        callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
-        callback_on_step_end_tensor_inputs: list[str] = ("latents",),
-    ) -> Tensor:
-        """Runs `scheduler` over `timesteps`.
-
-        Args:
-            latents: noise (b, c, f, h, w), already scaled by `init_noise_sigma`.
-            prompt_embeds, negative_prompt_embeds: (b, l, d); the second drives guidance.
-            condition: (b, c', f, h, w) behind the noisy channels at every step, for both guidance branches.
-            class_labels: (b,) noise level of the condition.
-            generator: for schedulers that draw noise in every step.
-            unet: the stage's own by default; an image UNet gets the frames as a batch.
-            guidance_scale: the call's by default.
-            progress: a progress bar to advance.
-
-        Returns:
-            The denoised (b, c, f, h, w).
-        """
-        unet = self.unet if unet is None else unet
-        batch, channels, num_frames = latents.shape[:3]
-        guidance_scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        guided = guidance_scale > 1
-        copies = 2 if guided else 1
-        is_video_unet = unet.__class__.__name__ != "UNet2DConditionModel"
-        # A scheduler's config may carry a `variance_type` that it got from another scheduler and does not know.
-        knows_variance = "variance_type" in inspect.signature(type(scheduler).__init__).parameters
-        keeps_variance = (
-            knows_variance
-            and unet.config.out_channels == 2 * channels
-            and scheduler.config.variance_type in ("learned", "learned_range")
-        )
-        step_kwargs = {} if eta is None else {"eta": eta}
-        extra: dict[str, Any] = {}
-        if class_labels is not None:
-            extra["class_labels"] = torch.cat([class_labels] * copies)
-        if condition is not None:
-            condition = torch.cat([condition] * copies)
-
-        self._num_timesteps = len(timesteps)
-        for i, t in enumerate(timesteps):
-            if self.interrupt:
-                continue
-            # with guidance there are negative embeddings: encode_prompt sees to it
-            text = torch.cat([negative_prompt_embeds, prompt_embeds]) if guided else prompt_embeds  # type: ignore[list-item]
-            sample = scheduler.scale_model_input(torch.cat([latents] * copies), t)
-            if condition is not None:
-                sample = torch.cat([sample, condition], dim=1)
-            if is_video_unet:
-                prediction = unet(sample, t, encoder_hidden_states=text, return_dict=False, **extra)[0]
-            else:
-                images = unet(fold(sample), t, encoder_hidden_states=text, return_dict=False, **extra)[0]
-                prediction = unfold(images, copies * batch)
-            prediction = guide(prediction, channels, guidance_scale, keeps_variance)
-            latents = self.step(scheduler, prediction, t, latents, generator, step_kwargs)
-
-            if callback_on_step_end is not None:
-                tensors = {
-                    "latents": latents,
-                    "prompt_embeds": prompt_embeds,
-                    "negative_prompt_embeds": negative_prompt_embeds,
-                }
-                wanted = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                changed = callback_on_step_end(self, i, t, wanted) or {}
-                latents = changed.get("latents", latents)
-                prompt_embeds = changed.get("prompt_embeds", prompt_embeds)
-                negative_prompt_embeds = changed.get("negative_prompt_embeds", negative_prompt_embeds)
-            if progress is not None:
-                progress.update()
-        return latents
-
-    @staticmethod
-    def step(
-        scheduler: Any, prediction: Tensor, t: Tensor, latents: Tensor, generator: Generators, kwargs: dict[str, Any]
-    ) -> Tensor:
-        """One `scheduler.step` on folded frames. Of a list of generators, each draws the noise of its own video.
-
-        diffusers takes one generator an image. Where that would not give the numbers that a video's generator draws
-        for all of its frames together, the videos are stepped one after the other (by a scheduler with a memory of
-        its steps they can't be: its videos are drawn frame by frame).
-        """
-        accepted = inspect.signature(scheduler.step).parameters
-        kwargs = {name: value for name, value in kwargs.items() if name in accepted}
-        batch, num_frames = latents.shape[0], latents.shape[2]
-
-        def run(part: slice, draws_from: Generators) -> Tensor:
-            extra = {"generator": draws_from} if "generator" in accepted else {}
-            folded = scheduler.step(
-                fold(prediction[part]), t, fold(latents[part]), **kwargs, **extra, return_dict=False
-            )
-            return unfold(folded[0], latents[part].shape[0])
-
-        image_shape = (latents.shape[1], *latents.shape[3:])
-        if isinstance(generator, list) and batch == 1:
-            return run(slice(None), generator[0])
-        if not isinstance(generator, list) or draws_split_evenly(generator, image_shape):
-            return run(slice(None), per_frame(generator, num_frames))
-        if hasattr(scheduler, "step_index") or "generator" not in accepted:
-            return run(slice(None), per_frame(generator, num_frames))
-        return torch.cat([run(slice(i, i + 1), generator[i]) for i in range(batch)])
 
 
 # =====================================================================================================================
@@ -844,6 +1011,33 @@ class DenoisingMixin(NetworkTypesMixin):
 # =====================================================================================================================
 
 
+def check_lora_scale(cross_attention_kwargs: Any, name: str = "cross_attention_kwargs") -> None:
+    """None, or a dict with nothing but a finite `scale`, as diffusers' pipelines take it.
+
+    Raises:
+        ValueError: naming the argument, its value and what is allowed.
+    """
+    if cross_attention_kwargs is None:
+        return
+    given = cross_attention_kwargs
+    if not isinstance(given, dict) or set(given) - {"scale"}:
+        raise ValueError(f"`{name}` must be None or {{'scale': number}}, got {given!r}.")
+    scale = given.get("scale", 1.0)
+    if not isinstance(scale, numbers.Real) or isinstance(scale, bool) or not math.isfinite(scale):
+        raise ValueError(f"`{name}['scale']` must be a finite number, got {scale!r}.")
+
+
+class LoadableNetworks:
+    """The names of the networks that take adapters: of a class all, of a pipeline those that can.
+
+    diffusers' own `UNet3DConditionModel`, which refinement accepts as its network, can't.
+    """
+
+    def __get__(self, pipe: Any, owner: Any) -> list[str]:
+        names = owner._lora_networks
+        return [name for name in names if pipe is None or hasattr(getattr(pipe, name), "load_lora_adapter")]
+
+
 class LoraMixin(LoraBaseMixin):
     """diffusers' adapter methods over every network in `_lora_networks`.
 
@@ -854,11 +1048,7 @@ class LoraMixin(LoraBaseMixin):
 
     stage_name: str  # of a stage: what cascades call it
     _lora_networks: list[str]  # components, in a cascade `<stage>_unet`
-
-    @property
-    def _lora_loadable_modules(self) -> list[str]:
-        """The networks that take adapters: all but diffusers' own UNet3DConditionModel. Inherited methods read it."""
-        return [name for name in self._lora_networks if hasattr(getattr(self, name), "load_lora_adapter")]
+    _lora_loadable_modules = LoadableNetworks()  # inherited methods read it
 
     # --- files -----------------------------------------------------------------------------------------------------
 
@@ -880,13 +1070,17 @@ class LoraMixin(LoraBaseMixin):
                 diffusers.
 
         Raises:
-            ValueError: no layer of the file is for this pipeline, or `stage` is needed or wrong.
+            ValueError: no layer of the file is for this pipeline, or `stage` is needed or wrong. (Keys that name no
+                layer at all, without a point, are warned of and left out, as in diffusers.)
         """
         source = pretrained_model_name_or_path_or_dict
         layers, _, metadata = StableDiffusionLoraLoaderMixin.lora_state_dict(
             source, return_lora_metadata=True, **kwargs
         )
         wanted = cls._lora_component(stage)
+        if layers and not any("." in key for key in layers):  # not one names a layer of anything
+            logger.warning(f"No LoRA keys associated to {cls.__name__} found: {_some(layers)}. Nothing is loaded.")
+            return ({}, None) if return_lora_metadata else {}
         renamed = {}
         for key, value in layers.items():
             if (place := cls._lora_place(key, wanted)) is not None:
@@ -1167,6 +1361,8 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
         num_inference_steps: int = 75,
         timesteps: list[int] | None = None,
         guidance_scale: float = 9.0,
+        guidance_interval: Sequence[float] = (0.0, 1.0),
+        split_guidance: bool = False,
         negative_prompt: str | list[str] | None = None,
         num_videos_per_prompt: int = 1,
         eta: float | None = None,
@@ -1178,8 +1374,11 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
         final_sigmas_type: str | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        cross_attention_kwargs: dict[str, Any] | None = None,
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
+        callback_on_window_end: WindowCallback | None = None,
+        finished_windows: Sequence[torch.Tensor] = (),
     ) -> VideoPipelineOutput | tuple:
         r"""Makes keyframes.
 
@@ -1190,6 +1389,11 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
             num_frames: keyframes, at least 1; the published network was trained at 8.
             num_inference_steps: at least 1; or `timesteps`, a falling list of diffusion timesteps.
             guidance_scale: at least 0; guidance is off up to 1.
+            guidance_interval: (start, stop), fractions of the steps: the first int(start·steps) and those from
+                int(stop·steps) on are not guided and cost half as much. 0 is the noisiest end, 1 the cleanest. A
+                `guider` has a start and a stop of its own.
+            split_guidance: the network takes the two branches of guidance one after the other, not as one batch: half
+                the activations, the same result.
             negative_prompt: what guidance leads away from (`None`: the empty prompt).
             num_videos_per_prompt: at least 1.
             eta: DDIM's noise, for schedulers that know it.
@@ -1200,9 +1404,13 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
             final_sigmas_type: `"sigma_min"` for the last DPM-Solver++ step of the released code.
             output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`, see `VideoPipelineOutput`.
             return_dict: a `VideoPipelineOutput` rather than a tuple.
+            cross_attention_kwargs: `{"scale": number}`, how much of its adapters (LoRA) the network uses.
             callback_on_step_end: called as `(pipe, step, timestep, tensors)` after each step; may return changed
                 tensors. `pipe._interrupt = True` ends the loop.
             callback_on_step_end_tensor_inputs: which of `latents`, `prompt_embeds`, `negative_prompt_embeds` it gets.
+            callback_on_window_end: called as `(pipe, 0, video)` with the result in model space, (b, 3, f, h, w): the
+                stage has one window.
+            finished_windows: `[video]`, as that callback got it in an earlier run of this call, to take it over.
 
         Returns:
             `VideoPipelineOutput`, or `(frames,)`.
@@ -1226,6 +1434,7 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
             num_inference_steps,
             timesteps,
             guidance_scale,
+            guidance_interval,
             num_videos_per_prompt,
             generator,
             latents,
@@ -1233,7 +1442,9 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
             callback_on_step_end_tensor_inputs,
         )
         shape = (batch, 3, num_frames, height, width)
-        self.begin(guidance_scale)
+        check_windows(finished_windows, [shape])
+        check_lora_scale(cross_attention_kwargs)
+        self.begin(guidance_scale, guidance_interval, split_guidance)
         device = self._execution_device
 
         # 2. Encode the prompt
@@ -1254,19 +1465,24 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
         noise = draw(shape, generator, like=prompt_embeds) if latents is None else latents.to(prompt_embeds)
 
         # 4. Denoise (Eq. 5)
-        with self.progress_bar(total=len(steps)) as progress:
-            video = self.denoise(
-                noise * scheduler.init_noise_sigma,
-                steps,
-                scheduler,
-                prompt_embeds,
-                negative_prompt_embeds,
-                generator=generator,
-                eta=eta,
-                progress=progress,
-                callback_on_step_end=callback_on_step_end,
-                callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
-            )
+        if finished_windows:
+            video = finished_windows[0].to(noise)
+        else:
+            with self.progress_bar(total=len(steps)) as progress:
+                video = self.denoise(
+                    noise * scheduler.init_noise_sigma,
+                    steps,
+                    scheduler,
+                    prompt_embeds,
+                    negative_prompt_embeds,
+                    generator=generator,
+                    eta=eta,
+                    cross_attention_kwargs=cross_attention_kwargs,
+                    progress=progress,
+                    callback_on_step_end=callback_on_step_end,
+                    callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+                )
+            self.end_window(callback_on_window_end, 0, video)
 
         # 5. Frames
         frames = from_model_space(video, output_type)
@@ -1285,6 +1501,7 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
         num_inference_steps: int | None,
         timesteps: list[int] | None,
         guidance_scale: float,
+        guidance_interval: Sequence[float],
         num_videos_per_prompt: int,
         generator: Generators,
         latents: torch.Tensor | None,
@@ -1297,6 +1514,7 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
             num_inference_steps,
             timesteps,
             guidance_scale,
+            guidance_interval,
             num_videos_per_prompt,
             output_type,
             callback_on_step_end_tensor_inputs,
@@ -1369,6 +1587,8 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         num_inference_steps: int = 75,
         timesteps: list[int] | None = None,
         guidance_scale: float = 4.0,
+        guidance_interval: Sequence[float] = (0.0, 1.0),
+        split_guidance: bool = False,
         negative_prompt: str | list[str] | None = None,
         num_videos_per_prompt: int = 1,
         eta: float | None = None,
@@ -1378,14 +1598,17 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         negative_prompt_embeds: Tensor | None = None,
         frames_between: int = 3,
         window_noise: str = "independent",
-        window_batch_size: int | None = None,
+        window_batch_size: int | None = 8,
         input_type: str | None = None,
         clean_caption: bool = True,
         final_sigmas_type: str | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        cross_attention_kwargs: dict[str, Any] | None = None,
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
+        callback_on_window_end: WindowCallback | None = None,
+        finished_windows: Sequence[Tensor] = (),
     ) -> VideoPipelineOutput | tuple:
         r"""Interpolates.
 
@@ -1394,6 +1617,11 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
             prompt: one prompt or a list; not with `prompt_embeds`.
             num_inference_steps: at least 1; or `timesteps`, a falling list of diffusion timesteps.
             guidance_scale: at least 0; guidance is off up to 1.
+            guidance_interval: (start, stop), fractions of the steps: the first int(start·steps) and those from
+                int(stop·steps) on are not guided and cost half as much. 0 is the noisiest end, 1 the cleanest. A
+                `guider` has a start and a stop of its own.
+            split_guidance: the network takes the two branches of guidance one after the other, not as one batch: half
+                the activations, the same result.
             negative_prompt: what guidance leads away from (`None`: the empty prompt).
             num_videos_per_prompt: at least 1; `frames` then holds one video for each of them, or one a prompt.
             eta: DDIM's noise, for schedulers that know it.
@@ -1404,14 +1632,20 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
             frames_between: new frames between two keyframes; the published network was trained at 3.
             window_noise: `"independent"`: every window has noise of its own. `"same"`: all windows have the same, as
                 in the released code.
-            window_batch_size: windows denoised at once (`None`: all); changes memory, not the result.
+            window_batch_size: windows denoised at once, at most (`None`: all); changes memory, not the result. 29
+                frames are seven windows.
             input_type: `"pt"` or `"latent"` where the layout of `frames` does not tell.
             clean_caption: DeepFloyd IF's caption cleaning before encoding.
             final_sigmas_type: `"sigma_min"` for the last DPM-Solver++ step of the released code.
             output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`, see `VideoPipelineOutput`.
             return_dict: a `VideoPipelineOutput` rather than a tuple.
+            cross_attention_kwargs: `{"scale": number}`, how much of its adapters (LoRA) the network uses.
             callback_on_step_end, callback_on_step_end_tensor_inputs: as in diffusers; `latents` holds the windows of
                 one batch of windows.
+            callback_on_window_end: called as `(pipe, index, windows)` after each batch of windows (one window with
+                `window_batch_size=1`), (rows, 3, frames_between+2, h, w) in model space.
+            finished_windows: the first of these batches, in order, as that callback got them in an earlier run of
+                this call: the rest is denoised, with the result of an undisturbed run bit for bit.
 
         Returns:
             `VideoPipelineOutput` with (frames_between+1)(n-1)+1 frames of the keyframes' size, or a tuple. Frames at
@@ -1435,6 +1669,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
             num_inference_steps,
             timesteps,
             guidance_scale,
+            guidance_interval,
             num_videos_per_prompt,
             generator,
             latents,
@@ -1448,7 +1683,15 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         windows = keyframes.shape[2] - 1
         length = frames_between + 2
         shape = (batch, 3, length, height, width)
-        self.begin(guidance_scale)
+        rows = batch * windows
+        # one generator draws for all rows together, so they can't be parted; `prepare_noise` makes it a list or not
+        parted = windows > 1 or isinstance(generator, list)
+        size = window_batch_size or rows if parted else rows
+        size = -(-rows // -(-rows // size))  # as many batches, and as even as possible
+        parts = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+        check_windows(finished_windows, [(part.stop - part.start, *shape[1:]) for part in parts])
+        check_lora_scale(cross_attention_kwargs)
+        self.begin(guidance_scale, guidance_interval, split_guidance)
         device = self._execution_device
 
         # 2. Encode the prompt
@@ -1466,19 +1709,14 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         # 3. One row a window, (b w) from here on: condition and mask (Fig. 4b), noise
         condition = self.prepare_condition(keyframes.to(prompt_embeds), length)
         noise, generator = self.prepare_noise(shape, windows, generator, latents, window_noise, like=prompt_embeds)
-        prompt_embeds = prompt_embeds.repeat_interleave(windows, dim=0)
-        if negative_prompt_embeds is not None:
-            negative_prompt_embeds = negative_prompt_embeds.repeat_interleave(windows, dim=0)
+        videos = [row // windows for row in range(rows)]  # whose text a row gets
 
         # 4. Denoise, some windows at a time
-        rows = batch * windows
-        # one generator draws for all rows together, so they can't be parted
-        size = window_batch_size or rows if isinstance(generator, list) else rows
         count = num_inference_steps if timesteps is None else len(timesteps)
-        done = []
-        with self.progress_bar(total=count * -(-rows // size)) as progress:
-            for start in range(0, rows, size):
-                part = slice(start, start + size)
+        done = [window.to(noise) for window in finished_windows]
+        remaining = parts[len(done) :]
+        with self.progress_bar(total=count * len(remaining)) as progress:
+            for part in remaining:
                 scheduler = fresh_scheduler(self.scheduler, final_sigmas_type)
                 steps = set_timesteps(scheduler, num_inference_steps, timesteps, device)
                 done.append(
@@ -1486,16 +1724,20 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
                         noise[part] * scheduler.init_noise_sigma,
                         steps,
                         scheduler,
-                        prompt_embeds[part],
-                        None if negative_prompt_embeds is None else negative_prompt_embeds[part],
+                        torch.stack([prompt_embeds[video] for video in videos[part]]),
+                        None
+                        if negative_prompt_embeds is None
+                        else torch.stack([negative_prompt_embeds[video] for video in videos[part]]),
                         condition=condition[part],
                         generator=generator[part] if isinstance(generator, list) else generator,
                         eta=eta,
+                        cross_attention_kwargs=cross_attention_kwargs,
                         progress=progress,
                         callback_on_step_end=callback_on_step_end,
                         callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
                     )
                 )
+                self.end_window(callback_on_window_end, len(done) - 1, done[-1])
         video = self.join(torch.cat(done), batch)
 
         # 5. Frames
@@ -1513,6 +1755,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         num_inference_steps: int | None,
         timesteps: list[int] | None,
         guidance_scale: float,
+        guidance_interval: Sequence[float],
         num_videos_per_prompt: int,
         generator: Generators,
         latents: Tensor | None,
@@ -1528,6 +1771,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
             num_inference_steps,
             timesteps,
             guidance_scale,
+            guidance_interval,
             num_videos_per_prompt,
             output_type,
             callback_on_step_end_tensor_inputs,
@@ -1558,7 +1802,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         blend = first.unsqueeze(3).float() * (1 - weight) + last.unsqueeze(3).float() * weight  # b c w f h w
         blend = blend.to(keyframes.dtype).transpose(1, 2).flatten(0, 1)  # (b·w) c f h w
         mask = torch.zeros_like(blend[:, :1])
-        mask[:, :, [0, -1]] = 1
+        mask[:, :, 0] = mask[:, :, -1] = 1
         return torch.cat([blend, mask], dim=1)
 
     @staticmethod
@@ -1677,11 +1921,14 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         num_inference_steps: int = 125,
         timesteps: list[int] | None = None,
         guidance_scale: float = 7.0,
+        guidance_interval: Sequence[float] = (0.0, 1.0),
+        split_guidance: bool = False,
         noise_level: int = 250,
         negative_prompt: str | list[str] | None = None,
         num_videos_per_prompt: int = 1,
         eta: float | None = None,
         generator: Generators = None,
+        latents: Tensor | None = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         first_frame: Any = None,
@@ -1696,8 +1943,11 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         final_sigmas_type: str | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        cross_attention_kwargs: dict[str, Any] | None = None,
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
+        callback_on_window_end: WindowCallback | None = None,
+        finished_windows: Sequence[Tensor] = (),
     ) -> VideoPipelineOutput | tuple:
         r"""Upscales.
 
@@ -1708,12 +1958,18 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
                 times the input's.
             num_inference_steps: at least 1, per window; or `timesteps`, a falling list of diffusion timesteps.
             guidance_scale: at least 0; guidance is off up to 1.
+            guidance_interval: (start, stop), fractions of the steps: the first int(start·steps) and those from
+                int(stop·steps) on are not guided and cost half as much. 0 is the noisiest end, 1 the cleanest. A
+                `guider` has a start and a stop of its own. It holds for the image model as well.
+            split_guidance: the network takes the two branches of guidance one after the other, not as one batch: half
+                the activations, the same result.
             noise_level: 0 to 999, the timestep of the condition's noise. More hides more artefacts of the stage before
                 and keeps less of its structure.
             negative_prompt: what guidance leads away from (`None`: the empty prompt).
             num_videos_per_prompt: at least 1; `frames` then holds one video for each of them, or one a prompt.
             eta: DDIM's noise, for schedulers that know it.
             generator: one generator for everything, or a list of one a video.
+            latents: initial noise (b, 3, f, h, w) instead of drawn noise: each window takes that of its frames.
             prompt_embeds, negative_prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
             first_frame: frame 0 at full resolution, as a video of one frame in any form of `to_model_space`.
             condition_frames: a video of the full size to condition on instead of the upscaled `frames`.
@@ -1726,7 +1982,12 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
             final_sigmas_type: `"sigma_min"` for the last DPM-Solver++ step of the released code.
             output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`, see `VideoPipelineOutput`.
             return_dict: a `VideoPipelineOutput` rather than a tuple.
+            cross_attention_kwargs: `{"scale": number}`, how much of its adapters (LoRA) the network uses.
             callback_on_step_end, callback_on_step_end_tensor_inputs: as in diffusers; `latents` holds one window.
+            callback_on_window_end: called as `(pipe, index, window)` after each window, (b, 3, f, height, width) in
+                model space; a window begins with the last frame of the one before.
+            finished_windows: the first of these windows, in order, as that callback got them in an earlier run of this
+                call: the rest is denoised, with the result of an undisturbed run bit for bit.
 
         Returns:
             `VideoPipelineOutput` with as many frames as `frames`, or a tuple.
@@ -1757,9 +2018,11 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
             num_inference_steps,
             timesteps,
             guidance_scale,
+            guidance_interval,
             noise_level,
             num_videos_per_prompt,
             generator,
+            latents,
             first_frame,
             condition_frames,
             first_frame_num_inference_steps,
@@ -1775,7 +2038,10 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
             first_frame = first_frame.expand(batch, -1, -1, -1, -1)
         if condition_frames is not None:
             condition_frames = condition_frames.expand(batch, -1, -1, -1, -1)
-        self.begin(guidance_scale)
+        windows = chained_windows(num_frames, window_size)
+        check_windows(finished_windows, [(batch, 3, stop - start, height, width) for start, stop in windows])
+        check_lora_scale(cross_attention_kwargs)
+        self.begin(guidance_scale, guidance_interval, split_guidance)
         device = self._execution_device
 
         # 2. Encode the prompt
@@ -1792,8 +2058,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         )
         embeds = {"prompt_embeds": prompt_embeds, "negative_prompt_embeds": negative_prompt_embeds}
 
-        # 3. Windows, and the random numbers of each
-        windows = chained_windows(num_frames, window_size)
+        # 3. The windows' random numbers and conditions
         image_generator, generators = self._window_generators(
             generator, batch, len(windows), window_noise, makes_first_frame
         )
@@ -1803,7 +2068,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         condition_frames = condition_frames.to(prompt_embeds)
 
         # 4. The first frame, by the image model
-        if makes_first_frame:
+        if makes_first_frame and not finished_windows:
             first_frame = self.upscale_first_frame(
                 low[:, :, :1],
                 height,
@@ -1819,12 +2084,19 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         # 5. Denoise window by window, each led by the last frame of the one before
         count = num_inference_steps if timesteps is None else len(timesteps)
         video = torch.empty(batch, 3, num_frames, height, width, device=device, dtype=prompt_embeds.dtype)
-        with self.progress_bar(total=count * len(windows)) as progress:
-            for (start, stop), window_generator in zip(windows, generators, strict=True):
+        for (start, stop), window in zip(windows, finished_windows, strict=False):
+            video[:, :, start:stop] = window
+            first_frame = video[:, :, stop - 1 : stop].clone()
+        remaining = list(enumerate(zip(windows, generators, strict=True)))[len(finished_windows) :]
+        with self.progress_bar(total=count * len(remaining)) as progress:
+            for index, ((start, stop), window_generator) in remaining:
                 scheduler = fresh_scheduler(self.scheduler, final_sigmas_type)
                 steps = set_timesteps(scheduler, num_inference_steps, timesteps, device)
                 shape = (batch, 3, stop - start, height, width)
-                noise = draw(shape, window_generator, like=prompt_embeds)
+                if latents is None:
+                    noise = draw(shape, window_generator, like=prompt_embeds)
+                else:
+                    noise = latents[:, :, start:stop].to(prompt_embeds)
                 condition = self.prepare_condition(
                     condition_frames[:, :, start:stop], first_frame, noise_level, window_generator
                 )
@@ -1837,12 +2109,14 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
                     class_labels=torch.full((batch,), noise_level, device=device),
                     generator=window_generator,
                     eta=eta,
+                    cross_attention_kwargs=cross_attention_kwargs,
                     progress=progress,
                     callback_on_step_end=callback_on_step_end,
                     callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
                 )
                 video[:, :, start:stop] = window  # the shared frame is taken from the later window
                 first_frame = window[:, :, -1:]
+                self.end_window(callback_on_window_end, index, window)
 
         # 6. Frames
         frames = from_model_space(video, output_type)
@@ -1861,9 +2135,11 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         num_inference_steps: int | None,
         timesteps: list[int] | None,
         guidance_scale: float,
+        guidance_interval: Sequence[float],
         noise_level: int,
         num_videos_per_prompt: int,
         generator: Generators,
+        latents: Tensor | None,
         first_frame: Tensor | None,
         condition_frames: Tensor | None,
         first_frame_num_inference_steps: int,
@@ -1880,6 +2156,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
             num_inference_steps,
             timesteps,
             guidance_scale,
+            guidance_interval,
             num_videos_per_prompt,
             output_type,
             callback_on_step_end_tensor_inputs,
@@ -1901,6 +2178,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         if self.first_frame_unet is not None and self.first_frame_scheduler is None:
             raise ValueError("`first_frame_scheduler` is required: this pipeline has a `first_frame_unet`.")
         check_generator(generator, batch)
+        check_latents(latents, [(batch, 3, num_frames, height, width)])
         for name, video, count in (
             ("first_frame", first_frame, 1),
             ("condition_frames", condition_frames, num_frames),
@@ -2047,20 +2325,28 @@ class Show1RefinementPipeline(
         num_inference_steps: int = 50,
         timesteps: list[int] | None = None,
         guidance_scale: float = 15.0,
+        guidance_interval: Sequence[float] = (0.0, 1.0),
+        split_guidance: bool = False,
         negative_prompt: str | list[str] | None = None,
         num_videos_per_prompt: int = 1,
         eta: float | None = None,
         generator: Generators = None,
+        latents: Tensor | None = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         resize: str = "bilinear",
+        window_size: int | None = 29,
+        window_overlap: int = 8,
         vae_batch_size: int | None = 8,
         input_type: str | None = None,
         final_sigmas_type: str | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        cross_attention_kwargs: dict[str, Any] | None = None,
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
+        callback_on_window_end: WindowCallback | None = None,
+        finished_windows: Sequence[Tensor] = (),
     ) -> VideoPipelineOutput | tuple:
         r"""Refines.
 
@@ -2074,19 +2360,33 @@ class Show1RefinementPipeline(
             num_inference_steps: at least 1, of which `strength` times as many are run; or `timesteps`, a falling list
                 of which the last `strength` part is run.
             guidance_scale: at least 0; guidance is off up to 1.
+            guidance_interval: (start, stop), fractions of the steps: the first int(start·steps) and those from
+                int(stop·steps) on are not guided and cost half as much. 0 is the noisiest end, 1 the cleanest. A
+                `guider` has a start and a stop of its own.
+            split_guidance: the network takes the two branches of guidance one after the other, not as one batch: half
+                the activations, the same result.
             negative_prompt: what guidance leads away from (`None`: the empty prompt).
             num_videos_per_prompt: at least 1; `frames` then holds one video for each of them, or one a prompt.
             eta: DDIM's noise, for schedulers that know it.
             generator: one generator for everything, or a list of one a video.
+            latents: the noise (b, c, f, h/8, w/8) that goes over the encoded video, instead of drawn noise.
             prompt_embeds, negative_prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
             resize: `"bilinear"` on the numbers as they are (the paper), or `"uint8_bicubic"`: cut to 8 bits and
                 resized by Pillow (the released code).
+            window_size: frames that the network sees at once, at least 2 (`None`: all). The published network refines
+                29 frames, in one window; a longer video is denoised as a whole, in windows whose predictions are
+                blended where they overlap, so that its length costs time and not memory.
+            window_overlap: frames that two windows share at least, from 0 to `window_size` - 1.
             vae_batch_size: frames encoded and decoded at once (`None`: all); changes memory, not the result.
             input_type: `"pt"` or `"latent"` (a pixel stage's) where the layout of `frames` does not tell.
             final_sigmas_type: `"sigma_min"` for the last DPM-Solver++ step of the released code.
             output_type: `"pil"`, `"np"`, `"pt"`, or `"latent"` for the VAE's latents.
             return_dict: a `VideoPipelineOutput` rather than a tuple.
+            cross_attention_kwargs: `{"scale": number}`, how much of its adapters (LoRA) the network uses.
             callback_on_step_end, callback_on_step_end_tensor_inputs: as in diffusers.
+            callback_on_window_end: called as `(pipe, 0, latents)` with the refined latents, (b, c, f, h/8, w/8),
+                before they are decoded: the stage has one window.
+            finished_windows: `[latents]`, as that callback got them in an earlier run of this call, only to decode.
 
         Returns:
             `VideoPipelineOutput` with as many frames as `frames`, or a tuple.
@@ -2100,7 +2400,7 @@ class Show1RefinementPipeline(
         if frames is None:
             raise ValueError("`frames` is required: the video to refine.")
         video = to_model_space(frames, input_type)
-        batch, _, height, width = self.check_inputs(
+        batch, num_frames, height, width = self.check_inputs(
             video,
             prompt,
             negative_prompt,
@@ -2112,9 +2412,13 @@ class Show1RefinementPipeline(
             num_inference_steps,
             timesteps,
             guidance_scale,
+            guidance_interval,
             num_videos_per_prompt,
             generator,
+            latents,
             resize,
+            window_size,
+            window_overlap,
             vae_batch_size,
             output_type,
             callback_on_step_end_tensor_inputs,
@@ -2122,7 +2426,10 @@ class Show1RefinementPipeline(
         video = match_batch(video, batch // num_videos_per_prompt, num_videos_per_prompt)
         count = num_inference_steps if timesteps is None else len(timesteps)
         skipped = count - int(count * strength)
-        self.begin(guidance_scale)
+        size = (video.shape[2], height // self.vae_scale_factor, width // self.vae_scale_factor)
+        check_windows(finished_windows, [(batch, self.vae.config.latent_channels, *size)])
+        check_lora_scale(cross_attention_kwargs)
+        self.begin(guidance_scale, guidance_interval, split_guidance)
         device = self._execution_device
 
         # 2. Encode the prompt
@@ -2136,32 +2443,39 @@ class Show1RefinementPipeline(
             negative_prompt_embeds,
         )
 
-        # 3. Resize and encode the video
-        video = self.resize_video(video, height, width, resize)
-        latents = self.encode_video(video.to(prompt_embeds), generator, vae_batch_size)
+        noise = None if latents is None else fold(latents.to(prompt_embeds))
+        if finished_windows:
+            latents = finished_windows[0].to(device)
+        else:
+            # 3. Resize and encode the video
+            latents = self.encode_video(video, generator, vae_batch_size, (height, width), resize)
 
-        # 4. Noise it part of the way (SDEdit)
-        scheduler = fresh_scheduler(self.scheduler, final_sigmas_type)
-        steps = set_timesteps(scheduler, num_inference_steps, timesteps, device)[skipped * scheduler.order :]
-        if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(skipped * scheduler.order)
-        noise = draw_frames(latents, generator)
-        latents = unfold(scheduler.add_noise(fold(latents), noise, steps[:1]), batch)
+            # 4. Noise it part of the way (SDEdit)
+            scheduler = fresh_scheduler(self.scheduler, final_sigmas_type)
+            steps = set_timesteps(scheduler, num_inference_steps, timesteps, device)[skipped * scheduler.order :]
+            if hasattr(scheduler, "set_begin_index"):
+                scheduler.set_begin_index(skipped * scheduler.order)
+            noise = draw_frames(latents, generator) if noise is None else noise
+            latents = unfold(scheduler.add_noise(fold(latents), noise, steps[:1]), batch)
 
-        # 5. Denoise
-        with self.progress_bar(total=len(steps)) as progress:
-            latents = self.denoise(
-                latents,
-                steps,
-                scheduler,
-                prompt_embeds,
-                negative_prompt_embeds,
-                generator=generator,
-                eta=eta,
-                progress=progress,
-                callback_on_step_end=callback_on_step_end,
-                callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
-            )
+            # 5. Denoise
+            windows = overlapping_windows(num_frames, window_size or num_frames, window_overlap)
+            with self.progress_bar(total=len(steps)) as progress:
+                latents = self.denoise(
+                    latents,
+                    steps,
+                    scheduler,
+                    prompt_embeds,
+                    negative_prompt_embeds,
+                    generator=generator,
+                    eta=eta,
+                    cross_attention_kwargs=cross_attention_kwargs,
+                    unet=self.unet if len(windows) == 1 else WindowedUNet(self.unet, windows),
+                    progress=progress,
+                    callback_on_step_end=callback_on_step_end,
+                    callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+                )
+            self.end_window(callback_on_window_end, 0, latents)
 
         # 6. Frames
         if output_type == "latent":
@@ -2184,9 +2498,13 @@ class Show1RefinementPipeline(
         num_inference_steps: int | None,
         timesteps: list[int] | None,
         guidance_scale: float,
+        guidance_interval: Sequence[float],
         num_videos_per_prompt: int,
         generator: Generators,
+        latents: Tensor | None,
         resize: str,
+        window_size: int | None,
+        window_overlap: int,
         vae_batch_size: int | None,
         output_type: str,
         callback_on_step_end_tensor_inputs: list[str],
@@ -2197,6 +2515,7 @@ class Show1RefinementPipeline(
             num_inference_steps,
             timesteps,
             guidance_scale,
+            guidance_interval,
             num_videos_per_prompt,
             output_type,
             callback_on_step_end_tensor_inputs,
@@ -2216,9 +2535,14 @@ class Show1RefinementPipeline(
         check_size(height, width, self.vae_scale_factor * getattr(self.unet, "size_divisor", 1))
         if resize not in ("bilinear", "uint8_bicubic"):
             raise ValueError(f"`resize` must be 'bilinear' or 'uint8_bicubic', got {resize!r}.")
+        if window_size is not None:
+            check_count(window_size, "window_size", low=2)
+            check_count(window_overlap, "window_overlap", low=0, high=window_size - 1)
         if vae_batch_size is not None:
             check_count(vae_batch_size, "vae_batch_size")
         check_generator(generator, batch)
+        size = (frames.shape[2], height // self.vae_scale_factor, width // self.vae_scale_factor)
+        check_latents(latents, [(batch, self.vae.config.latent_channels, *size)])
         return batch, frames.shape[2], height, width
 
     @staticmethod
@@ -2231,13 +2555,26 @@ class Show1RefinementPipeline(
         images = F.interpolate(fold(video), size=(height, width), mode="bilinear", align_corners=False, antialias=True)
         return unfold(images, video.shape[0])
 
-    def encode_video(self, video: Tensor, generator: Generators = None, vae_batch_size: int | None = None) -> Tensor:
-        """(b, 3, f, h, w) in model space -> a sample of its latents (b, c, f, h/8, w/8), scaled for the UNet."""
+    def encode_video(
+        self,
+        video: Tensor,
+        generator: Generators = None,
+        vae_batch_size: int | None = None,
+        size: tuple[int, int] | None = None,
+        resize: str = "bilinear",
+    ) -> Tensor:
+        """(b, 3, f, h, w) in model space -> a sample of its latents (b, c, f, h/8, w/8), scaled for the UNet.
+
+        The frames are resized to `size`, (height, width), on the way: the large video never exists as a whole.
+        """
         images = fold(video)
-        # `vae.encode` runs through the offload hooks; moments of all frames are small, so one draw serves any slicing
-        parameters = [
-            self.vae.encode(part).latent_dist.parameters for part in images.split(vae_batch_size or len(images))
-        ]
+        height, width = size or video.shape[-2:]
+        parameters = []
+        for part in images.split(vae_batch_size or len(images)):
+            part = self.resize_video(unfold(part, 1), height, width, resize)
+            part = fold(part).to(self._execution_device, self.unet.dtype)
+            # `vae.encode` runs through the offload hooks; moments of all frames are small: one draw serves any slicing
+            parameters.append(self.vae.encode(part).latent_dist.parameters)
         posterior = DiagonalGaussianDistribution(torch.cat(parameters))
         mean = unfold(posterior.mean, video.shape[0])
         latents = mean + unfold(posterior.std * draw_frames(mean, generator), video.shape[0])
@@ -2246,8 +2583,59 @@ class Show1RefinementPipeline(
     def decode_latents(self, latents: Tensor, vae_batch_size: int | None = None) -> Tensor:
         """Latents (b, c, f, h, w) -> video (b, 3, f, 8h, 8w) in model space."""
         images = fold(latents) / self.vae.config.scaling_factor
-        parts = [self.vae.decode(part).sample for part in images.split(vae_batch_size or len(images))]
-        return unfold(torch.cat(parts), latents.shape[0])
+        factor = self.vae_scale_factor
+        height, width = images.shape[-2] * factor, images.shape[-1] * factor
+        decoded = images.new_empty(len(images), self.vae.config.out_channels, height, width)
+        size = vae_batch_size or len(images)
+        for start in range(0, len(images), size):
+            part = self.vae.decode(images[start : start + size]).sample
+            if not torch.isfinite(part).all():
+                raise FloatingPointError(f"stage 'refine': decoding made NaN or infinity, in {part.dtype}.")
+            decoded[start : start + size] = part
+        return unfold(decoded, latents.shape[0])
+
+
+class WindowedUNet:
+    """A video UNet that sees a long video in overlapping windows of frames; shared frames get a blend of predictions.
+
+    MultiDiffusion (Bar-Tal et al. 2023) along time: every step predicts each window by itself, weighs the predictions
+    by weights that rise from a window's ends to its middle, and steps the video as a whole.
+
+    Args:
+        unet: the video UNet.
+        windows: (start, stop) frames, together all of the video.
+    """
+
+    def __init__(self, unet: nn.Module, windows: list[tuple[int, int]]):
+        self.unet, self.windows, self.config = unet, windows, unet.config
+        self.is_cache_enabled = getattr(unet, "is_cache_enabled", False)
+        self._context = ""
+        weights = torch.zeros(len(windows), windows[-1][1])
+        for row, (start, stop) in zip(weights, windows, strict=True):
+            rising = torch.arange(1, stop - start + 1)
+            row[start:stop] = torch.minimum(rising, rising.flip(0))
+        self.weights = weights / weights.sum(dim=0)  # a frame's weights add up to 1
+
+    @contextmanager
+    def cache_context(self, name: str) -> Iterator[None]:
+        """As a network's own; within it each window has a context to itself."""
+        self._context = name
+        yield
+
+    def _reset_stateful_cache(self) -> None:
+        self.unet._reset_stateful_cache()
+
+    def __call__(self, sample: Tensor, timestep: Any, return_dict: bool = False, **kwargs: Any) -> tuple[Tensor]:
+        """As the UNet's own: sample (b, c, f, h, w) -> prediction (b, c', f, h, w) in a tuple."""
+        self.weights = self.weights.to(sample.device)
+        out: Tensor | None = None
+        for (start, stop), weights in zip(self.windows, self.weights, strict=True):
+            with cache_context(self.unet, f"{self._context}, frames {start}"):
+                part = self.unet(sample[:, :, start:stop], timestep, return_dict=False, **kwargs)[0]
+            if out is None:
+                out = torch.zeros(*part.shape[:2], *sample.shape[2:], device=part.device)
+            out[:, :, start:stop] += part * weights[start:stop, None, None]
+        return (out.to(part.dtype),)
 
 
 # =====================================================================================================================
@@ -2256,7 +2644,9 @@ class Show1RefinementPipeline(
 # The numbers of a cascade run: one dict of options a stage, each number with its source.
 #
 # `official` is the released code's run, number for number. `default` is the same models and steps with its defects
-# gone. A checkpoint adds its own numbers (`stage_defaults` in its `model_index.json`), and a call its `stage_options`.
+# gone. `fast` is `default` with about a tenth of its network calls. A checkpoint adds its own numbers
+# (`stage_defaults` in its `model_index.json`: stage -> options for every recipe, and recipe -> stage -> options for
+# that one), and a call its `stage_options`.
 # =====================================================================================================================
 
 
@@ -2312,10 +2702,19 @@ _PUBLISHED: StageOptions = {
         "guidance_scale": 15.0,  # not given in the script: the default of the pipeline it used
     },
 }
+# Fewer steps of the published solver, DPM-Solver++(2M), whose paper (arXiv:2211.01095) runs it in 10 to 20; guidance
+# in the first half of them: at low noise it changes little (arXiv:2404.07724). On the tiny cascade neither is settled
+# (benchmarks/fewer_calls.py), and nobody has measured them with the published weights.
+_FAST: StageOptions = {
+    "base": {"num_inference_steps": 20},
+    "interpolation": {"num_inference_steps": 10},
+    "superres": {"num_inference_steps": 10, "first_frame_num_inference_steps": 15},
+    "refine": {"num_inference_steps": 15},
+}
 
 
-def _with(changes: StageOptions) -> StageOptions:
-    return {name: {**options, **changes.get(name, {})} for name, options in _PUBLISHED.items()}
+def _with(changes: StageOptions, **everywhere: Any) -> StageOptions:
+    return {name: {**options, **everywhere, **changes.get(name, {})} for name, options in _PUBLISHED.items()}
 
 
 RECIPES = {
@@ -2334,6 +2733,14 @@ RECIPES = {
     ),
     "default": Recipe(
         stages=_with({"refine": {"resize": "bilinear"}}),
+        same_seed=False,
+        negative_prompt_stages=("base", "interpolation", "superres", "refine"),
+    ),
+    "fast": Recipe(
+        stages=_with(
+            {name: {"resize": "bilinear", **steps} if name == "refine" else steps for name, steps in _FAST.items()},
+            guidance_interval=(0.0, 0.5),
+        ),
         same_seed=False,
         negative_prompt_stages=("base", "interpolation", "superres", "refine"),
     ),
@@ -2363,9 +2770,18 @@ _HANDED_OVER = frozenset(
         "return_dict",
         "callback_on_step_end",
         "callback_on_step_end_tensor_inputs",
+        "callback_on_window_end",
+        "finished_windows",
         "clean_caption",  # the text of the pixel stages is encoded here, once
     }
 )
+# What `enable_low_memory` puts over a checkpoint's options: the same numbers in smaller portions.
+LOW_MEMORY: StageOptions = {
+    "base": {"split_guidance": True},
+    "interpolation": {"split_guidance": True, "window_batch_size": 1},
+    "superres": {"split_guidance": True},
+    "refine": {"split_guidance": True, "vae_batch_size": 1},
+}
 
 
 class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
@@ -2389,11 +2805,13 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
         superres_unet, superres_scheduler, superres_image_noising_scheduler: super-resolution.
         refine_tokenizer, refine_text_encoder, refine_unet, refine_vae, refine_scheduler: refinement; CLIP text.
         first_frame_unet, first_frame_scheduler (*optional*): an image super-resolution model for the first frame.
-        stage_defaults (`dict`, *optional*): this checkpoint's own options, stage -> options, over the recipe's.
+        stage_defaults (`dict`, *optional*): this checkpoint's own options, stage -> options, over the recipe's. Under
+            a recipe's name it may hold such a dict for that recipe.
     """
 
     stage_names = ("base", "interpolation", "superres", "refine")
     _lora_networks = [f"{name}_unet" for name in stage_names]
+    _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]  # of every stage
     model_cpu_offload_seq = (
         "text_encoder->base_unet->interpolation_unet->first_frame_unet->superres_unet"
         "->refine_text_encoder->refine_unet->refine_vae"
@@ -2558,6 +2976,32 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
             **image,
         )
 
+    # --- memory ------------------------------------------------------------------------------------------------------
+
+    _memory_options: StageOptions = {}
+
+    def enable_low_memory(self, device: torch.device | str | None = None, **kwargs: Any) -> None:
+        """Runs in the least memory of `device`, without another result: weights and frames visit it in small portions.
+
+        Every network is offloaded leaf by leaf (`enable_group_offload`), with streams where the device has them, so
+        that the next layer's weights arrive while one computes; guidance takes one branch after the other,
+        interpolation pair by pair, the VAE frame by frame. `enable_model_cpu_offload` is faster, where the largest
+        network fits beside its activations.
+
+        Args:
+            device: where the networks run; by default the accelerator at hand.
+            kwargs: for `enable_group_offload`, such as `low_cpu_mem_usage=True`, which pins no weights beforehand.
+
+        Raises:
+            RuntimeError: no `device` was given and there is no accelerator.
+        """
+        if device is None and get_device() == "cpu":
+            raise RuntimeError("`device` is required: no accelerator was found.")
+        device = torch.device(device or get_device())
+        streams = {"use_stream": device.type in ("cuda", "xpu")}
+        self.enable_group_offload(device, **{"offload_type": "leaf_level", **streams, **kwargs})
+        self._memory_options = LOW_MEMORY
+
     # --- options -------------------------------------------------------------------------------------------------
 
     def stage_option_names(self, name: str) -> list[str]:
@@ -2572,16 +3016,23 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
     ) -> StageOptions:
         """The options a call would run with: the recipe's, the checkpoint's over them, the caller's over those.
 
+        Of the checkpoint's, those that it has for this very recipe go over those that it has for all.
+
         Raises:
             ValueError: an unknown recipe, stage or option, naming what is allowed.
         """
         if recipe not in RECIPES:
             raise ValueError(f"`recipe` must be one of {sorted(RECIPES)}, got {recipe!r}.")
         options = {name: dict(values) for name, values in RECIPES[recipe].stages.items()}
-        for source in (self.config.stage_defaults or {}, {} if stage_options is None else stage_options):
+        given = {} if stage_options is None else stage_options
+        own = self.config.stage_defaults or {}
+        own_for_recipe = own.get(recipe, {}) if isinstance(own, dict) else {}
+        for source in (own, own_for_recipe, self._memory_options, given):
             if not isinstance(source, dict) or not all(isinstance(values, dict) for values in source.values()):
                 raise ValueError(f"`stage_options` must be a dict of stage name -> dict of options, got {source!r}.")
             for name, values in source.items():
+                if source is own and name in RECIPES:
+                    continue
                 if name not in self.stage_names:
                     raise ValueError(f"`stage_options` must name stages of {self.stage_names}, got {name!r}.")
                 allowed = self.stage_option_names(name)
@@ -2616,9 +3067,12 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
         return_stages: bool = False,
         output_type: str = "pil",
         return_dict: bool = True,
+        cross_attention_kwargs: dict[str, Any] | None = None,
         callback_on_stage_end: Callable[[Show1CascadePipeline, str, Tensor], None] | None = None,
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
+        callback_on_window_end: WindowCallback | None = None,
+        finished_windows: dict[str, Sequence[Tensor]] | None = None,
     ) -> VideoPipelineOutput | tuple:
         r"""Makes a video.
 
@@ -2627,7 +3081,8 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
             negative_prompt: what guidance leads away from (`None`: the empty prompt).
             num_frames: frames of the video, at least 1; as many keyframes are made as that takes. By default what
                 follows from the base stage's `num_frames`: 29.
-            recipe: `"default"`, or `"official"` for the released code's run number for number.
+            recipe: `"default"`, `"official"` for the released code's run number for number, or `"fast"` for a run
+                with about a tenth of the network calls (`docs/performance.md`).
             stage_options: stage name -> options of that stage's call over the recipe's, for example
                 `{"base": {"num_inference_steps": 30}, "refine": {"strength": 0.6}}`.
             num_videos_per_prompt: at least 1.
@@ -2639,10 +3094,17 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
             return_stages: also return every stage's frames.
             output_type: `"pil"`, `"np"`, `"pt"`, or `"latent"` (the last stage's own space).
             return_dict: a `VideoPipelineOutput` rather than a tuple.
+            cross_attention_kwargs: `{"scale": number}`, how much of their adapters (LoRA) the networks use; a stage's
+                own, in `stage_options`, goes before it.
             callback_on_stage_end: called as `(pipe, stage name, frames)` after each stage, with frames in the form of
                 `output_type`.
             callback_on_step_end, callback_on_step_end_tensor_inputs: handed to every stage; the first argument of the
                 call is the stage.
+            callback_on_window_end: handed to every stage, which calls it as `(stage, index, window)`: what a stage has
+                finished so far, in model space. `stage.stage_name` tells which it is.
+            finished_windows: stage name -> the first of its windows, as that callback got them in an earlier run of
+                this call. A stage all of whose windows are there runs no network; the result is that of an undisturbed
+                run, bit for bit.
 
         Returns:
             `VideoPipelineOutput`, or `(frames,)`, or with `return_stages` `(frames, stages)`.
@@ -2660,7 +3122,12 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
         batch = prompts * num_videos_per_prompt
         check_generator(generator, batch)
         options = self.resolve_options(recipe, stage_options, num_frames)
+        finished_windows = finished_windows or {}
+        if unknown := [name for name in finished_windows if name not in self.stage_names]:
+            raise ValueError(f"`finished_windows` must name stages of {self.stage_names}, got {unknown}.")
         names = self.stage_names[: self.stage_names.index(stop_after) + 1 if stop_after else None]
+        for given in (cross_attention_kwargs, *(options[name].get("cross_attention_kwargs") for name in names)):
+            check_lora_scale(given)
         for name in ("first_frame", "condition_frames"):  # images or arrays, as a stage takes them
             if options["superres"].get(name) is not None:
                 options["superres"][name] = to_model_space(options["superres"][name], None, name)
@@ -2679,46 +3146,60 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
         # 2. Random numbers and text
         generators = self._stage_generators(names, generator, batch, RECIPES[recipe].same_seed)
         negative_stages = RECIPES[recipe].negative_prompt_stages
-        text = self._encode_t5(
-            prompt,
-            negative_prompt if "base" in negative_stages else None,
-            num_videos_per_prompt,
-            any(options[name]["guidance_scale"] > 1 for name in names if name != "refine")
-            or self.first_frame_unet is not None,
-            prompt_embeds,
-            negative_prompt_embeds,
-        )
+        try:
+            text = self._encode_t5(
+                prompt,
+                negative_prompt if "base" in negative_stages else None,
+                num_videos_per_prompt,
+                any(options[name]["guidance_scale"] > 1 for name in names if name != "refine")
+                or self.first_frame_unet is not None,
+                prompt_embeds,
+                negative_prompt_embeds,
+            )
 
-        # 3. The stages, in model space from one to the next
-        stages: dict[str, Any] = {}
-        video = None
-        for name in names:
-            is_last = name == names[-1]
-            inputs: dict[str, Any] = {**(clip if name == "refine" else text), **options[name]}
-            if video is not None:
-                inputs.update(frames=video, input_type="latent")
-            stage_output = "latent" if name != "refine" else output_type
-            video = getattr(self, name)(
-                **inputs,
-                generator=generators[name],
-                output_type=stage_output,
-                return_dict=False,
-                callback_on_step_end=callback_on_step_end,
-                callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
-            )[0]
-            if name == "interpolation" and num_frames is not None:
-                video = video[:, :, :num_frames]
-            if return_stages or callback_on_stage_end is not None or is_last:
-                frames = video if name == "refine" else from_model_space(video, output_type)
-                if return_stages:
-                    stages[name] = frames
-                if callback_on_stage_end is not None:
-                    callback_on_stage_end(self, name, frames)
-
-        self.maybe_free_model_hooks()
+            # 3. The stages, in model space from one to the next
+            stages: dict[str, Any] = {}
+            video = None
+            for name in names:
+                is_last = name == names[-1]
+                inputs: dict[str, Any] = {**(clip if name == "refine" else text), **options[name]}
+                inputs.setdefault("cross_attention_kwargs", cross_attention_kwargs)
+                if video is not None:
+                    inputs.update(frames=video, input_type="latent")
+                stage_output = "latent" if name != "refine" else output_type
+                video = getattr(self, name)(
+                    **inputs,
+                    generator=generators[name],
+                    output_type=stage_output,
+                    return_dict=False,
+                    callback_on_step_end=callback_on_step_end,
+                    callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+                    callback_on_window_end=callback_on_window_end,
+                    finished_windows=finished_windows.get(name, ()),
+                )[0]
+                self._offload_stages()
+                if name == "interpolation" and num_frames is not None:
+                    video = video[:, :, :num_frames]
+                if return_stages or callback_on_stage_end is not None or is_last:
+                    frames = video if name == "refine" else from_model_space(video, output_type)
+                    if return_stages:
+                        stages[name] = frames
+                    if callback_on_stage_end is not None:
+                        callback_on_stage_end(self, name, frames)
+        finally:  # after an error, too, no network stays on the accelerator
+            self.maybe_free_model_hooks()
         if return_dict:
             return VideoPipelineOutput(frames=frames, stages=stages if return_stages else None)
         return (frames, stages) if return_stages else (frames,)
+
+    def _offload_stages(self) -> None:
+        """Takes what `enable_model_cpu_offload` has on the device off it.
+
+        By itself a network waits for the next one in `model_cpu_offload_seq` to push it out, and stays where that one
+        is not called: super-resolution where CLIP's embeddings are given, interpolation where the first frame is.
+        """
+        for hook in getattr(self, "_all_hooks", []):
+            hook.offload()
 
     def _encode_t5(
         self,

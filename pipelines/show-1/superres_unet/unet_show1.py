@@ -23,24 +23,30 @@ Three facts of the published checkpoints that their configs do not show:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.loaders import PeftAdapterMixin, UNet2DConditionLoadersMixin
+from diffusers.hooks import HookRegistry, PyramidAttentionBroadcastConfig
+from diffusers.hooks.group_offloading import _is_group_offload_enabled
+from diffusers.loaders import FromOriginalModelMixin, PeftAdapterMixin, UNet2DConditionLoadersMixin
 from diffusers.models.activations import get_activation
 from diffusers.models.attention import AttentionMixin, AttentionModuleMixin, FeedForward
 from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.embeddings import TextTimeEmbedding, TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 from diffusers.models.unets.unet_3d_condition import UNet3DConditionOutput
+from diffusers.utils import apply_lora_scale
 from torch import Tensor, nn
 
 
 TEMPORAL_NORM_GROUPS = 32
 TRANSFORMER_IN_HEADS = 8
+FEED_FORWARD_ROWS = 512  # tokens that a feed-forward takes at once on a CPU
 
 # Config keys that diffusers' UNet family has and the published checkpoints never use: accepted at these values only.
 _FIXED_CONFIG: dict[str, Any] = {
@@ -55,6 +61,30 @@ _FIXED_CONFIG: dict[str, Any] = {
 }
 
 
+class TextCache:
+    """What the layers of one network made of one prompt, for further calls with it: its projected keys and values.
+
+        cache = unet.text_cache()
+        for t in timesteps:
+            prediction = unet(sample, t, encoder_hidden_states=text, text_cache=cache).sample
+
+    The first call fills it, the others read it. It belongs to the text, the weights and the adapters of that first
+    call: whoever changes one of them makes a new cache. With gradients, or in a network compiled as a whole, it stays
+    empty and every call projects the text anew.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[nn.Module, Any] = {}
+
+    def once(self, module: nn.Module, project: Callable[[Tensor], Any], text: Tensor) -> Any:
+        """`project(text)`, or what it was in the first call."""
+        if torch.compiler.is_compiling() or torch.is_grad_enabled():
+            return project(text)
+        if module not in self._kept:
+            self._kept[module] = project(text)
+        return self._kept[module]
+
+
 class Show1AttnProcessor:
     """Attention through diffusers' dispatcher, so that `set_attention_backend` reaches every layer."""
 
@@ -62,20 +92,35 @@ class Show1AttnProcessor:
     _parallel_config = None
 
     def __call__(self, attn: Show1Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """(n, tokens, heads·size) each, keys and values with their own token count -> (n, tokens, heads·size)."""
-        query, key, value = (t.unflatten(-1, (attn.heads, -1)) for t in (query, key, value))
-        out = dispatch_attention_fn(
-            query, key, value, backend=self._attention_backend, parallel_config=self._parallel_config
-        )
-        return out.flatten(-2)
+        """(n, tokens, ..., heads·size) each, keys and values with their own token count -> as the query.
+
+        Axes between tokens and heads are counted among the heads: what is at one place there meets only that place.
+        """
+        heads = (t.unflatten(-1, (attn.heads, -1)).flatten(2, -2) for t in (query, key, value))
+        out = dispatch_attention_fn(*heads, backend=self._attention_backend, parallel_config=self._parallel_config)
+        return out.reshape(query.shape)
 
 
-class Show1Attention(nn.Module, AttentionModuleMixin):
-    """Multi-head attention; keys and values come from `context` (the queries' own tokens when it is None)."""
+class DispatchedAttention(AttentionModuleMixin):
+    """What the attention modules share with diffusers' own."""
 
     _default_processor_cls = Show1AttnProcessor
     _available_processors = [Show1AttnProcessor]
     _supports_qkv_fusion = False
+
+    def set_use_memory_efficient_attention_xformers(self, valid: bool, attention_op: Any = None) -> None:
+        """xFormers, or with `valid=False` the backend that was there by default: diffusers' own method stays with it.
+
+        Raises:
+            ModuleNotFoundError, ValueError: there is no xFormers, or no GPU; it has no operators for a CPU.
+        """
+        super().set_use_memory_efficient_attention_xformers(valid, attention_op)
+        if not valid:
+            self.processor._attention_backend = None
+
+
+class Show1Attention(nn.Module, DispatchedAttention):
+    """Multi-head attention to the queries' own tokens, or to `project`ed tokens of a context."""
 
     def __init__(self, dim: int, heads: int, head_size: int, context_dim: int | None = None, bias: bool = False):
         super().__init__()
@@ -87,20 +132,20 @@ class Show1Attention(nn.Module, AttentionModuleMixin):
         self.to_out = nn.ModuleList([nn.Linear(inner, dim)])
         self.set_processor(Show1AttnProcessor())
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        context = x if context is None else context
-        return self.to_out[0](self.processor(self, self.to_q(x), self.to_k(context), self.to_v(context)))
+    def project(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values."""
+        return self.to_k(context), self.to_v(context)
+
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        key, value = self.project(x) if keys_values is None else keys_values
+        return self.to_out[0](self.processor(self, self.to_q(x), key, value))
 
 
-class AddedKVAttention(nn.Module, AttentionModuleMixin):
+class AddedKVAttention(nn.Module, DispatchedAttention):
     """Spatial attention of the Simple blocks: one softmax over the text tokens *and* the frame's own positions.
 
     With `only_cross_attention` the frame's own positions are left out and only the text is attended to.
     """
-
-    _default_processor_cls = Show1AttnProcessor
-    _available_processors = [Show1AttnProcessor]
-    _supports_qkv_fusion = False
 
     def __init__(
         self,
@@ -130,23 +175,31 @@ class AddedKVAttention(nn.Module, AttentionModuleMixin):
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
         self.set_processor(Show1AttnProcessor())
 
-    def forward(self, x_NCHW: Tensor, text_BLD: Tensor, num_frames: int) -> Tensor:
+    def project_text(self, text_BLD: Tensor) -> tuple[Tensor, Tensor]:
+        """The text's keys and values (B, L, C): the same for all frames of a video, so made once a video."""
         if isinstance(self.norm_cross, nn.GroupNorm):  # pools over the tokens
             text_BLD = self.norm_cross(text_BLD.transpose(1, 2)).transpose(1, 2)
         elif self.norm_cross is not None:
             text_BLD = self.norm_cross(text_BLD)
-        x_NPC = self.group_norm(x_NCHW.flatten(2)).transpose(1, 2)
+        return self.add_k_proj(text_BLD), self.add_v_proj(text_BLD)
+
+    def forward(self, x_NCHW: Tensor, text: tuple[Tensor, Tensor], num_frames: int) -> Tensor:
+        x_NPC = self.group_norm(x_NCHW).flatten(2).transpose(1, 2)
         query = self.to_q(x_NPC)
-        # The text is the same for all frames of a video: project it once per video.
-        key, value = self.add_k_proj(text_BLD), self.add_v_proj(text_BLD)
         if self.only_cross_attention:  # no softmax across frames: the frames of a video may share one row
-            out = self.processor(self, query.reshape(text_BLD.shape[0], -1, query.shape[-1]), key, value)
+            out = self.processor(self, query.reshape(text[0].shape[0], -1, query.shape[-1]), *text)
         else:
-            key = torch.cat([key.repeat_interleave(num_frames, dim=0), self.to_k(x_NPC)], dim=1)
-            value = torch.cat([value.repeat_interleave(num_frames, dim=0), self.to_v(x_NPC)], dim=1)
+            key = self._join(text[0], self.to_k(x_NPC), num_frames)
+            value = self._join(text[1], self.to_v(x_NPC), num_frames)
             out = self.processor(self, query, key, value)
         out_NPC = self.to_out[0](out.reshape(x_NPC.shape))
         return x_NCHW + out_NPC.transpose(1, 2).reshape(x_NCHW.shape)
+
+    @staticmethod
+    def _join(text_BLC: Tensor, own_NPC: Tensor, num_frames: int) -> Tensor:
+        """Tokens of a video's text before those of each of its frames: (N, L+P, C)."""
+        text_BFLC = text_BLC.unsqueeze(1).expand(-1, num_frames, -1, -1)
+        return torch.cat([text_BFLC, own_NPC.unflatten(0, (-1, num_frames))], dim=2).flatten(0, 1)
 
 
 class TransformerBlock(nn.Module):
@@ -164,17 +217,27 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(dim)
         self.ff = FeedForward(dim, activation_fn="geglu")
 
-    def forward(self, x_NPC: Tensor, text_BLD: Tensor | None = None) -> Tensor:
-        x_NPC = x_NPC + self._attend(self.attn1, self.norm1(x_NPC), text_BLD if self.only_cross_attention else None)
-        x_NPC = x_NPC + self._attend(self.attn2, self.norm2(x_NPC), text_BLD)
-        return x_NPC + self.ff(self.norm3(x_NPC))
+    def forward(self, x: Tensor, text: tuple[tuple[Tensor, Tensor] | None, ...] = (None, None)) -> Tensor:
+        """(n, tokens, ..., C); `text` holds the keys and values of both attentions, None where they are its own."""
+        x = x + self._attend(self.attn1, self.norm1(x), text[0])
+        x = x + self._attend(self.attn2, self.norm2(x), text[1])
+        return x + self._feed_forward(self.norm3(x))
+
+    def project_text(self, text_BLD: Tensor) -> tuple[tuple[Tensor, Tensor] | None, ...]:
+        return (self.attn1.project(text_BLD) if self.only_cross_attention else None), self.attn2.project(text_BLD)
 
     @staticmethod
-    def _attend(attn: Show1Attention, x_NPC: Tensor, text_BLD: Tensor | None) -> Tensor:
-        if text_BLD is None:
-            return attn(x_NPC)
+    def _attend(attn: Show1Attention, x: Tensor, text: tuple[Tensor, Tensor] | None) -> Tensor:
+        if text is None:
+            return attn(x)
         # Queries never meet in cross-attention, so all frames of a video share one row and the text is not repeated.
-        return attn(x_NPC.reshape(text_BLD.shape[0], -1, x_NPC.shape[-1]), text_BLD).reshape(x_NPC.shape)
+        return attn(x.reshape(text[0].shape[0], -1, x.shape[-1]), text).reshape(x.shape)
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        # Inside it is eight times as wide. On a CPU, parts that stay in its cache take half the time of the whole.
+        if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.ff(x)
+        return torch.cat([self.ff(part) for part in x.flatten(0, -2).split(FEED_FORWARD_ROWS)]).reshape(x.shape)
 
 
 class SpatialTransformer(nn.Module):
@@ -198,14 +261,18 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = nn.Linear(channels, channels) if use_linear_projection else nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x_NCHW: Tensor, text_BLD: Tensor, num_frames: int) -> Tensor:
+    def project_text(self, text_BLD: Tensor) -> tuple:
+        """The text's keys and values for each block, (B, L, C)."""
+        return tuple(block.project_text(text_BLD) for block in self.transformer_blocks)
+
+    def forward(self, x_NCHW: Tensor, text: tuple, num_frames: int) -> Tensor:
         h, (height, width) = self.norm(x_NCHW), x_NCHW.shape[-2:]
         if self.use_linear_projection:
             h_NPC = self.proj_in(h.flatten(2).transpose(1, 2))
         else:
             h_NPC = self.proj_in(h).flatten(2).transpose(1, 2)
-        for block in self.transformer_blocks:
-            h_NPC = block(h_NPC, text_BLD)
+        for block, block_text in zip(self.transformer_blocks, text, strict=True):
+            h_NPC = block(h_NPC, block_text)
         if self.use_linear_projection:
             h = self.proj_out(h_NPC).transpose(1, 2).unflatten(2, (height, width))
         else:
@@ -232,14 +299,11 @@ class TemporalTransformer(nn.Module):
 
     def forward(self, x_NCHW: Tensor, num_frames: int) -> Tensor:
         x_BFCP = x_NCHW.flatten(2).unflatten(0, (-1, num_frames))
-        h = self.norm(x_BFCP.transpose(1, 2))  # B C F P: pooled over all frames
-        batch, _, _, positions = h.shape
-        h = h.permute(0, 3, 2, 1).flatten(0, 1)  # (B·P) F C
-        h = self.proj_in(h)
+        h_BCFP = self.norm(x_BFCP.transpose(1, 2))  # pooled over all frames
+        h_BFPC = self.proj_in(h_BCFP.permute(0, 2, 3, 1))
         for block in self.transformer_blocks:
-            h = block(h)
-        h = self.proj_out(h).unflatten(0, (batch, positions)).permute(0, 2, 3, 1)  # B F C P
-        return x_NCHW + h.reshape(x_NCHW.shape)
+            h_BFPC = block(h_BFPC)  # positions are counted among the heads: no copy of (B·P) rows of F tokens
+        return x_NCHW + self.proj_out(h_BFPC).transpose(2, 3).reshape(x_NCHW.shape)
 
 
 class TemporalConv1d(nn.Conv3d):
@@ -275,8 +339,7 @@ class TemporalConvLayer(nn.Module):
 
     def forward(self, x_NCHW: Tensor, num_frames: int) -> Tensor:
         x_BFCP = x_NCHW.flatten(2).unflatten(0, (-1, num_frames))
-        h_BCFP = x_BFCP.transpose(1, 2).contiguous()
-        h_BCFP = self.conv4(self.conv3(self.conv2(self.conv1(h_BCFP))))
+        h_BCFP = self.conv4(self.conv3(self.conv2(self.conv1(x_BFCP.transpose(1, 2)))))
         return x_NCHW + h_BCFP.transpose(1, 2).reshape(x_NCHW.shape)
 
 
@@ -358,12 +421,18 @@ class _Block(nn.Module):
             return self._gradient_checkpointing_func(function, *args)
         return function(*args)
 
-    def layer(self, i: int, x_NCHW: Tensor, time_NT: Tensor, text_BLD: Tensor, num_frames: int) -> Tensor:
+    def attend(self, i: int, x_NCHW: Tensor, text_BLD: Tensor, num_frames: int, cache: TextCache) -> Tensor:
+        """Spatial and temporal attention."""
+        spatial = self.attentions[i]
+        text = cache.once(spatial, spatial.project_text, text_BLD)
+        return self.temp_attentions[i](spatial(x_NCHW, text, num_frames), num_frames)
+
+    def layer(
+        self, i: int, x_NCHW: Tensor, time_NT: Tensor, text_BLD: Tensor, num_frames: int, cache: TextCache
+    ) -> Tensor:
         """ResNet, temporal convolution, and where the block has them spatial and temporal attention."""
         x_NCHW = self.temp_convs[i](self.resnets[i](x_NCHW, time_NT), num_frames)
-        if self.has_cross_attention:
-            x_NCHW = self.temp_attentions[i](self.attentions[i](x_NCHW, text_BLD, num_frames), num_frames)
-        return x_NCHW
+        return self.attend(i, x_NCHW, text_BLD, num_frames, cache) if self.has_cross_attention else x_NCHW
 
 
 class DownBlock(_Block):
@@ -395,11 +464,11 @@ class DownBlock(_Block):
             )
 
     def forward(
-        self, x_NCHW: Tensor, time_NT: Tensor, text_BLD: Tensor, num_frames: int
+        self, x_NCHW: Tensor, time_NT: Tensor, text_BLD: Tensor, num_frames: int, cache: TextCache
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         skips: tuple[Tensor, ...] = ()
         for i in range(len(self.resnets)):
-            x_NCHW = self.run(self.layer, i, x_NCHW, time_NT, text_BLD, num_frames)
+            x_NCHW = self.run(self.layer, i, x_NCHW, time_NT, text_BLD, num_frames, cache)
             skips += (x_NCHW,)
         if self.downsamplers is not None:
             down = self.downsamplers[0]
@@ -425,13 +494,13 @@ class MidBlock(_Block):
             self.add_layer(channels, channels, scale=config["mid_block_scale_factor"])
         self.add_attention(channels, head_dim, only_cross_attention)
 
-    def _forward(self, x_NCHW: Tensor, time_NT: Tensor, text_BLD: Tensor, num_frames: int) -> Tensor:
+    def _forward(self, x_NCHW: Tensor, time_NT: Tensor, text_BLD: Tensor, num_frames: int, cache: TextCache) -> Tensor:
         x_NCHW = self.temp_convs[0](self.resnets[0](x_NCHW, time_NT), num_frames)
-        x_NCHW = self.temp_attentions[0](self.attentions[0](x_NCHW, text_BLD, num_frames), num_frames)
+        x_NCHW = self.attend(0, x_NCHW, text_BLD, num_frames, cache)
         return self.temp_convs[1](self.resnets[1](x_NCHW, time_NT), num_frames)
 
-    def forward(self, x_NCHW: Tensor, time_NT: Tensor, text_BLD: Tensor, num_frames: int) -> Tensor:
-        return self.run(self._forward, x_NCHW, time_NT, text_BLD, num_frames)
+    def forward(self, x_NCHW: Tensor, time_NT: Tensor, text_BLD: Tensor, num_frames: int, cache: TextCache) -> Tensor:
+        return self.run(self._forward, x_NCHW, time_NT, text_BLD, num_frames, cache)
 
 
 class UpBlock(_Block):
@@ -469,11 +538,12 @@ class UpBlock(_Block):
         time_NT: Tensor,
         text_BLD: Tensor,
         num_frames: int,
+        cache: TextCache,
         upsample_size: tuple[int, int] | None,
     ) -> Tensor:
         for i in range(len(self.resnets)):
             x_NCHW = torch.cat([x_NCHW, skips[-1 - i]], dim=1)
-            x_NCHW = self.run(self.layer, i, x_NCHW, time_NT, text_BLD, num_frames)
+            x_NCHW = self.run(self.layer, i, x_NCHW, time_NT, text_BLD, num_frames, cache)
         if self.upsamplers is not None:
             up = self.upsamplers[0]
             x_NCHW = up(x_NCHW, time_NT) if self.pixel else up(x_NCHW, upsample_size)
@@ -490,7 +560,13 @@ def _per_block(value: Any, blocks: int, name: str) -> list[Any]:
 
 
 class Show1UNet3DConditionModel(
-    ModelMixin, AttentionMixin, ConfigMixin, UNet2DConditionLoadersMixin, PeftAdapterMixin
+    ModelMixin,
+    AttentionMixin,
+    CacheMixin,
+    ConfigMixin,
+    UNet2DConditionLoadersMixin,
+    PeftAdapterMixin,
+    FromOriginalModelMixin,
 ):
     r"""The video UNet of Show-1 (section 3.2): loads every published Show-1 UNet, and ModelScope's and zeroscope's.
 
@@ -529,14 +605,10 @@ class Show1UNet3DConditionModel(
     """
 
     _supports_gradient_checkpointing = True
+    _cache_config: Any = None  # of `CacheMixin`
     _no_split_modules = ["DownBlock", "MidBlock", "UpBlock"]
-    _repeated_blocks = [
-        "ResnetBlock2D",
-        "TemporalConvLayer",
-        "AddedKVAttention",
-        "SpatialTransformer",
-        "TemporalTransformer",
-    ]
+    # without ResnetBlock2D: on the way up no two are of one shape, and torch gives up at eight of a kind
+    _repeated_blocks = ["TemporalConvLayer", "AddedKVAttention", "SpatialTransformer", "TemporalTransformer"]
     _skip_layerwise_casting_patterns = ["norm", "time_embedding", "class_embedding", "add_embedding"]
 
     @register_to_config
@@ -751,6 +823,26 @@ class Show1UNet3DConditionModel(
         return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
 
     @classmethod
+    def from_single_file(cls, pretrained_model_link_or_path_or_dict: Any, config: str | None = None, **kwargs: Any):
+        """The network from one file of its weights, under the published names; as in diffusers but for `config`.
+
+        Args:
+            pretrained_model_link_or_path_or_dict: a file (`.safetensors`, or a checkpoint of tensors), a link to one
+                on the Hub, or a dict of tensors.
+            config: a folder or Hub id with the network's `config.json`, in `subfolder` of it if that is given.
+            kwargs: `subfolder`, `dtype`, `device`, `quantization_config`, ... as in diffusers.
+
+        Raises:
+            ValueError: no `config`: the weights do not say all that it does; or the file lacks parameters.
+        """
+        if config is None:
+            raise ValueError(
+                "`config` is required: a folder or Hub id that holds the network's config.json (in a pipeline's, pass "
+                "`subfolder='unet'` too); weights alone do not tell heads from head sizes, got None."
+            )
+        return super().from_single_file(pretrained_model_link_or_path_or_dict, config=config, **kwargs)
+
+    @classmethod
     def from_2d(cls, unet: ModelMixin, **overrides: Any) -> Show1UNet3DConditionModel:
         """Inflates an image UNet (section 3.2): its weights become the spatial layers of a new video UNet.
 
@@ -795,6 +887,49 @@ class Show1UNet3DConditionModel(
         model.to(unet.device)
         return model if unet.dtype == model.dtype else model.to(unet.dtype)
 
+    def enable_cache(self, config: Any) -> None:
+        """As in diffusers, for the caches that fit a UNet.
+
+        Args:
+            config: `DeepCacheConfig` (or any object with `apply(unet)` and `remove(unet)`), or diffusers'
+                `PyramidAttentionBroadcastConfig`.
+
+        Raises:
+            ValueError: another config (diffusers' other caches want a row of transformer blocks), or a cache is
+                enabled already.
+        """
+        if isinstance(config, PyramidAttentionBroadcastConfig):
+            super().enable_cache(config)
+            return
+        if self.is_cache_enabled:
+            raise ValueError(f"`disable_cache()` first: this network has a cache already, {self._cache_config!r}.")
+        if not hasattr(config, "apply"):
+            raise ValueError(
+                f"`config` must be a DeepCacheConfig or a PyramidAttentionBroadcastConfig, got {config!r}: diffusers' "
+                f"other caches want a row of transformer blocks, which a UNet has not."
+            )
+        config.apply(self)
+        HookRegistry.check_if_exists_or_initialize(self).invalidate_child_registries_cache()
+        self._cache_config = config
+
+    def disable_cache(self) -> None:
+        """Takes the cache out again."""
+        if not hasattr(self._cache_config, "remove"):
+            super().disable_cache()
+            return
+        self._cache_config.remove(self)
+        HookRegistry.check_if_exists_or_initialize(self).invalidate_child_registries_cache()
+        self._cache_config = None
+
+    def text_cache(self) -> TextCache | None:
+        """A cache for calls with one and the same text, or None where the network has to project it in every call.
+
+        That is where group offloading moves layer by layer: it loads each layer ahead, in the order of the first call,
+        and a layer left out later would stay on the device.
+        """
+        return None if _is_group_offload_enabled(self.conv_in) else TextCache()
+
+    @apply_lora_scale("cross_attention_kwargs")
     def forward(
         self,
         sample: Tensor,
@@ -802,6 +937,8 @@ class Show1UNet3DConditionModel(
         encoder_hidden_states: Tensor,
         class_labels: Tensor | None = None,
         return_dict: bool = True,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        text_cache: TextCache | None = None,
     ) -> UNet3DConditionOutput | tuple[Tensor]:
         r"""
         Args:
@@ -814,6 +951,10 @@ class Show1UNet3DConditionModel(
             class_labels (`torch.Tensor` of shape `(batch,)`, *optional*):
                 Noise level of the condition, 0 to 999; required if and only if the network has a `class_embed_type`.
             return_dict (`bool`, defaults to `True`): Return a `UNet3DConditionOutput` rather than a tuple.
+            cross_attention_kwargs (`dict`, *optional*): `{"scale": number}`: how much of its adapters it uses.
+            text_cache (`TextCache`, *optional*):
+                From `text_cache()`, the same one for all calls with the same `encoder_hidden_states`, which are then
+                projected in the first only.
 
         Returns:
             `UNet3DConditionOutput` with `sample` of shape `(batch, out_channels, frames, height, width)`, or a tuple
@@ -827,6 +968,8 @@ class Show1UNet3DConditionModel(
         if self.config.center_input_sample:
             sample = 2 * sample - 1.0
 
+        cache = TextCache() if text_cache is None else text_cache
+
         # 1. time, class and pooled text: one embedding a video, repeated for its frames
         time = self._embed_time(timestep, batch, sample)
         if self.class_embedding is not None:
@@ -834,34 +977,35 @@ class Show1UNet3DConditionModel(
                 raise ValueError("`class_labels` is required: this network is told the noise level of its condition.")
             time = time + self._embed_class(class_labels, batch, sample)
         if self.add_embedding is not None:
-            time = time + self.add_embedding(encoder_hidden_states)
+            time = time + cache.once(self.add_embedding, self.add_embedding, encoder_hidden_states)
         if self.time_embed_act is not None:
             time = self.time_embed_act(time)
         time_NT = time.repeat_interleave(num_frames, dim=0)
         text_BLD = encoder_hidden_states
         if self.encoder_hid_proj is not None:
-            text_BLD = self.encoder_hid_proj(text_BLD)
+            text_BLD = cache.once(self.encoder_hid_proj, self.encoder_hid_proj, text_BLD)
 
         # 2. in
-        x_NCHW = self.conv_in(sample.transpose(1, 2).flatten(0, 1))
+        x_NCHW = sample.transpose(1, 2).flatten(0, 1)
+        x_NCHW = self.conv_in(x_NCHW)
         if self.transformer_in is not None:
             x_NCHW = self.transformer_in(x_NCHW, num_frames)
 
         # 3. down
         skips: tuple[Tensor, ...] = (x_NCHW,)
         for block in self.down_blocks:
-            x_NCHW, block_skips = block(x_NCHW, time_NT, text_BLD, num_frames)
+            x_NCHW, block_skips = block(x_NCHW, time_NT, text_BLD, num_frames, cache)
             skips += block_skips
 
         # 4. middle
-        x_NCHW = self.mid_block(x_NCHW, time_NT, text_BLD, num_frames)
+        x_NCHW = self.mid_block(x_NCHW, time_NT, text_BLD, num_frames, cache)
 
         # 5. up
         for block in self.up_blocks:
             count = len(block.resnets)
             block_skips, skips = skips[-count:], skips[:-count]
             upsample_size = tuple(skips[-1].shape[-2:]) if skips else None
-            x_NCHW = block(x_NCHW, block_skips, time_NT, text_BLD, num_frames, upsample_size)
+            x_NCHW = block(x_NCHW, block_skips, time_NT, text_BLD, num_frames, cache, upsample_size)
 
         # 6. out
         x_NCHW = self.conv_out(self.conv_act(self.conv_norm_out(x_NCHW)))

@@ -54,7 +54,7 @@ MINUTES = {
     "interpolation": 14.0,
     "superres": 41.0,
     "refine": 32.0,
-    "detail": 14.0,
+    "detail": 34.0,
 }
 # What may be trained side by side once the text encoders are there: every part needs the ones before it in its lane.
 LANES = (("image", "keyframes", "detail"), ("vae", "interpolation", "superres", "refine"))
