@@ -57,9 +57,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cascade", default=str(TINY_PATH), help="cascade folder; the embedded one by default")
-    parser.add_argument("--count", type=int, default=192, help="clips for the scorer, prompts for keyframes")
+    parser.add_argument("--count", type=int, default=192, help="held-out prompts for the keyframe stage")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--end-to-end", type=int, default=24, help="prompts for the whole cascade; 0: only keyframes")
+    parser.add_argument("--end-to-end", type=int, default=24, help="prompts for the whole cascade")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int)
@@ -91,8 +91,7 @@ def main() -> None:
         values = {"value": round(result.stage, 2), "against_value": round(result.trivial, 2)}
         figures.append({"name": name, "unit": "dB", "against": other, **values})
 
-    if not options.end_to_end:  # whole videos are scored after every stage
-        measured(f"keyframes of {options.count} prompts", evaluate_keyframes(pipe, options.count, options.seed)[0])
+    measured(f"keyframes of {options.count} prompts", evaluate_keyframes(pipe, options.count, options.seed)[0])
     against("interpolation", "a cross-fade", evaluate_interpolation(pipe, seed=options.seed))
     against("super-resolution", "bicubic", evaluate_superres(pipe, seed=options.seed))
     against("refinement", "its input", evaluate_refinement(pipe, seed=options.seed))

@@ -12,7 +12,7 @@ averaged weights of the last checkpoint.
     interpolation   Sec. 3.4
     superres        Sec. 3.5
     refine          Sec. 3.6, on inputs made by `superres`
-    detail          the keyframe network again, with attention in all blocks, at weaker noise
+    detail          the keyframe network again, at weaker noise
 """
 
 import copy
@@ -42,7 +42,6 @@ from ..tiny import world
 from . import objectives, text
 from .data import ClipBatch, WorldClips, area_downsample, drop_captions, step_rng
 from .loop import FitOptions, fit
-from .start import start_unet
 
 
 # Minutes on one free CPU core for each part. The shipped weights were made by several runs: see docs/tiny.md.
@@ -54,7 +53,7 @@ MINUTES = {
     "interpolation": 14.0,
     "superres": 41.0,
     "refine": 32.0,
-    "detail": 34.0,
+    "detail": 14.0,
 }
 # What may be trained side by side once the text encoders are there: every part needs the ones before it in its lane.
 LANES = (("image", "keyframes", "detail"), ("vae", "interpolation", "superres", "refine"))
@@ -95,14 +94,12 @@ PIXEL_UNET = {
 }
 
 
-def pixel_blocks(dims: int = 3, attending: int = 1) -> dict:
-    """Block names of a three-level pixel UNet that attends in its lowest levels; `dims` is 2 for the image model."""
-    plain = 3 - attending
+def pixel_blocks(dims: int = 3) -> dict:
+    """Block names of a three-level pixel UNet that attends in its lowest level; `dims` is 2 for the image model."""
     return {
-        "down_block_types": (f"ResnetDownsampleBlock{dims}D",) * plain
-        + (f"SimpleCrossAttnDownBlock{dims}D",) * attending,
+        "down_block_types": (f"ResnetDownsampleBlock{dims}D",) * 2 + (f"SimpleCrossAttnDownBlock{dims}D",),
         "mid_block_type": f"UNetMidBlock{dims}DSimpleCrossAttn",
-        "up_block_types": (f"SimpleCrossAttnUpBlock{dims}D",) * attending + (f"ResnetUpsampleBlock{dims}D",) * plain,
+        "up_block_types": (f"SimpleCrossAttnUpBlock{dims}D",) + (f"ResnetUpsampleBlock{dims}D",) * 2,
     }
 
 
@@ -382,14 +379,10 @@ def train_keyframes(shop: Workshop) -> None:
 
 
 def train_detail(shop: Workshop) -> None:
-    """The keyframe network again, at noise of all strengths and with attention in all of its blocks.
-
-    The shapes of small objects are decided at weaker noise, of which `train_keyframes` shows clips little (below half
-    of the timesteps: 2 of 100). Attention comes to the upper levels only now because it costs most there: 2.5 times
-    the network's time. It is what adapters hold on to: with the lowest level's alone a style could not be learned.
-    """
-    unet = start_unet("network", shop.folder, "base_unet", **pixel_blocks(attending=3)).unet
-    _fit_keyframes(shop, "detail", unet, lambda step: 0.0, power=1 / 2, learning_rate=8e-4)
+    """The keyframe network again, at noise of all strengths: the shapes of small objects are decided at weaker noise,
+    of which `train_keyframes` shows clips little (below half of the timesteps: 2 of 100)."""
+    unet = shop.load(Show1UNet3DConditionModel, "base_unet").requires_grad_(True)
+    _fit_keyframes(shop, "detail", unet, lambda step: 0.0, power=1 / 2, learning_rate=5e-4)
 
 
 def _fit_keyframes(
