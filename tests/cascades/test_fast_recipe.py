@@ -170,4 +170,4 @@ def test_on_the_command_line(tmp_path):
     own = json.loads((TINY_PATH / "model_index.json").read_text())["stage_defaults"]["fast"]
     assert made["recipe"] == "fast"
     assert made["stage_options"]["interpolation"]["num_inference_steps"] == own["interpolation"]["num_inference_steps"]
-    assert made["stage_options"]["base"]["guidance_interval"] == [0.0, 0.5]
+    assert made["stage_options"]["base"]["guidance_interval"] == [0.0, 1.0]

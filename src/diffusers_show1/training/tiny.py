@@ -70,8 +70,8 @@ STAGE_DEFAULTS: dict[str, dict[str, Any]] = {
         "window_size": 8,
     },
     "refine": {"height": 128, "width": 192, "num_inference_steps": 10, "strength": 0.1, "guidance_scale": 1.0},
-    # for the recipe of that name (benchmarks/fewer_calls.py): keyframes lose shapes in fewer steps
-    "fast": {"interpolation": {"num_inference_steps": 4}},
+    # for the recipe of that name (benchmarks/fewer_calls.py): keyframes lose shapes in fewer or unguided steps
+    "fast": {"base": {"guidance_interval": [0.0, 1.0]}, "interpolation": {"num_inference_steps": 4}},
 }
 NETWORKS = ("base_unet", "interpolation_unet", "superres_unet", "refine_unet")
 SEEDS = {name: 100 + index for index, name in enumerate(MINUTES)}
