@@ -569,6 +569,12 @@ def guide_by(
     return torch.cat([mean, variance], dim=1) if keeps_variance else mean
 
 
+def guided_steps(interval: Sequence[float], steps: int) -> tuple[int, int]:
+    """The first guided step, and the first behind the guided ones: `guidance_interval` in steps."""
+    start, stop = interval
+    return int(start * steps), int(stop * steps)
+
+
 def cache_context(unet: Any, name: str) -> AbstractContextManager:
     """Of a network with a cache enabled: which of a step's calls is made, so that each finds its own features."""
     return unet.cache_context(name) if getattr(unet, "is_cache_enabled", False) else nullcontext()
@@ -796,7 +802,7 @@ class DenoisingMixin(NetworkTypesMixin):
         guider = self.guider if guidance_scale is None else None
         if guidance_scale is None:
             self._guidance_scale = self._call_guidance_scale
-        start, stop = (int(bound * len(timesteps)) for bound in self._guidance_interval)
+        start, stop = guided_steps(self._guidance_interval, len(timesteps))
         is_video_unet = unet.__class__.__name__ != "UNet2DConditionModel"
         # A scheduler's config may carry a `variance_type` that it got from another scheduler and does not know.
         knows_variance = "variance_type" in inspect.signature(type(scheduler).__init__).parameters

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..stages.denoising import guided_steps
 from ..video import chained_windows, interpolated_length, overlapping_windows
 
 
@@ -125,7 +126,7 @@ def network_calls(options: StageOptions, first_frame: bool = False) -> dict[str,
     """
 
     def loop(stage: dict[str, Any], steps: int, guidance_scale: float) -> int:
-        start, stop = (int(bound * steps) for bound in stage.get("guidance_interval", (0.0, 1.0)))
+        start, stop = guided_steps(stage.get("guidance_interval", (0.0, 1.0)), steps)
         return steps + (stop - start if guidance_scale > 1 else 0)
 
     base, interpolation, superres, refine = options.values()

@@ -383,6 +383,10 @@ class WindowedUNet:
         self._context = name
         yield
 
+    def text_cache(self) -> Any:
+        """The network's own, if it has one: all windows read one text."""
+        return self.unet.text_cache() if hasattr(self.unet, "text_cache") else None
+
     def _reset_stateful_cache(self) -> None:
         self.unet._reset_stateful_cache()
 
