@@ -35,8 +35,11 @@ FIRST_HALF = (0.0, 0.5)
 # What is tried for keyframes over the checkpoint's options; `scheduler` and `cache` are for the pipeline.
 KEYFRAMES: dict[str, dict[str, Any]] = {
     "20 steps": {"num_inference_steps": 20},
+    "15 steps": {"num_inference_steps": 15},
+    "12 steps": {"num_inference_steps": 12},
     "10 steps": {"num_inference_steps": 10},
     "6 steps": {"num_inference_steps": 6},
+    "20 steps, guided to 75 %": {"num_inference_steps": 20, "guidance_interval": (0.0, 0.75)},
     "20 steps, guided to 50 %": {"num_inference_steps": 20, "guidance_interval": FIRST_HALF},
     "10 steps, guided to 50 %": {"num_inference_steps": 10, "guidance_interval": FIRST_HALF},
     "8 steps, guided to 50 %": {"num_inference_steps": 8, "guidance_interval": FIRST_HALF},
@@ -57,9 +60,9 @@ KEYFRAMES: dict[str, dict[str, Any]] = {
     "20 steps, every second on cached features": {"num_inference_steps": 20, "cache": DeepCacheConfig(2, 1)},
 }
 # Looked at again on combinations that were never trained, beside what the recipes say.
-HELD_OUT = ("10 steps, guided to 50 %", "6 steps, guided to 50 %")
-INTERPOLATION_STEPS = (8, 4, 3, 2, 1)
-SUPERRES_STEPS = (1, 2)
+HELD_OUT = ("15 steps", "12 steps", "20 steps, guided to 75 %")
+INTERPOLATION_STEPS = (10, 8, 4, 3, 2, 1)
+SUPERRES_STEPS = (10, 2, 1)
 REFINE_STEPS = (1, 2)  # of those below the checkpoint's strength
 
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from . import cards
+from . import card_sections, cards
 from .registration import OWN_PIPELINES
 
 
@@ -336,7 +336,7 @@ def _extras(
         if cards.CARDS[name].pipeline != pipeline:
             raise PublishError(f"`card` must be of a {pipeline}, got {name!r}, of a {cards.CARDS[name].pipeline}.")
         text = cards.render(name, repo_id, {p: Path(c) for p, c in clips.items()}, cards.results_of(name))
-        extras["LICENSE.md"] = cards.licence_note(name).encode()
+        extras["LICENSE.md"] = card_sections.licence_note(name).encode()
     else:
         text = Path(name).read_text(encoding="utf-8")
         if (Path(name).parent / "LICENSE.md").is_file():
