@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from diffusers_show1.cascades.pipeline_show1 import LOW_MEMORY
 from diffusers_show1.frames import read_video, to_uint8
 from diffusers_show1.jobs.fingerprint import changes, fingerprint
 from diffusers_show1.jobs.folder import JobError, JobFolder
@@ -144,6 +145,27 @@ def test_smaller_portions_on_the_way(pipe, whole, half, done):
     assert seen.count("interpolation") == 2  # both pairs at once, of 2 steps
     assert "interpolation-001" not in finished(half)
     assert steps(GenerationJob(pipe, half))[0] == []
+
+
+def test_low_memory_on_the_way(whole, half):
+    """All of its switches reach the stages that are not finished; windows that are finished stay."""
+    pipe = small_pipe()
+    pipe.enable_low_memory("cpu")
+    before = (half / "windows" / "interpolation-000.safetensors").stat().st_mtime_ns
+    job = GenerationJob(pipe, half)
+    options = job.settings.stage_options
+    assert [options[stage]["split_guidance"] for stage in WINDOWS] == [False, False, True, True]
+    assert options["refine"]["vae_batch_size"] == 1
+    batches = []
+    for network in (pipe.superres_unet, pipe.refine_unet):
+        network.register_forward_pre_hook(lambda _, arguments: batches.append(len(arguments[0])))
+    seen, frames = steps(job)
+    assert torch.allclose(frames, whole, atol=1e-3)
+    assert seen == ["superres"] * 4 + ["refine"] * 2
+    assert batches == [1, 1] * len(seen)  # one branch of guidance after the other
+    assert (half / "windows" / "interpolation-000.safetensors").stat().st_mtime_ns == before
+    # without the switches, the job keeps to what it has
+    assert GenerationJob(shared_pipe(), half).settings == job.settings
 
 
 def test_other_weights_are_refused(done):
@@ -288,6 +310,20 @@ def test_advice_fits_the_stage(pipe, stage, words):
     options["interpolation"]["window_batch_size"] = options["refine"]["vae_batch_size"] = 1
     if stage in ("interpolation", "refine"):
         assert not any(words in line for line in memory_advice(pipe, stage, options))
+
+
+@pytest.mark.parametrize("stage", list(WINDOWS))
+def test_advice_to_split_guidance(pipe, stage):
+    """Where there is guidance, and it is not split yet; there is always some advice."""
+    words = "split_guidance=True gives the network one branch of guidance at a time instead of both: about half of"
+    options = pipe.resolve_options(num_frames=9)
+    assert any(words in line for line in memory_advice(pipe, stage, options))
+    options[stage]["guidance_scale"] = 1.0
+    assert not any(words in line for line in memory_advice(pipe, stage, options))
+    options = pipe.resolve_options(num_frames=9, stage_options=LOW_MEMORY)
+    advice = [line for line in memory_advice(pipe, stage, options) if "--dtype" not in line]
+    assert len(advice) == 1
+    assert "fewer frames" in advice[0] or "is another video" in advice[0] or "are another video" in advice[0]
 
 
 @pytest.mark.parametrize("stage", ["base", "interpolation", "superres", "refine"])

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import convert, env, generate, publish, train
+from . import convert, demo, env, generate, inspection, publish, train
 
 
 app = typer.Typer(
@@ -18,7 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for verb in (generate.generate, convert.convert, publish.publish, train.train, env.env):
+for verb in (generate.generate, inspection.inspect, convert.convert, publish.publish, train.train, demo.demo, env.env):
     app.command()(verb)
 
 

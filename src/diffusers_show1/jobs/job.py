@@ -14,6 +14,7 @@ import torch
 from diffusers.utils import logging
 from torch import Tensor
 
+from ..cascades.pipeline_show1 import LOW_MEMORY
 from ..frames import to_uint8
 from ..outputs import VideoPipelineOutput
 from .fingerprint import changes, fingerprint
@@ -27,12 +28,22 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 # How much is done at once: these change memory and not the video (but for rounding), and may change on the way.
-PORTIONS = {"interpolation": "window_batch_size", "refine": "vae_batch_size"}
+PORTIONS = {stage: tuple(options) for stage, options in LOW_MEMORY.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class JobSettings:
-    """One video, as `Show1CascadePipeline.__call__` takes it. The noise is drawn on the CPU from `seed`."""
+    """One video, as `Show1CascadePipeline.__call__` takes it.
+
+    Args:
+        prompt: what to show.
+        seed: of the noise, which is drawn on the CPU.
+        negative_prompt: what guidance leads away from.
+        num_frames: frames of the video, at least 1; by default the recipe's.
+        recipe: `"default"`, `"official"` or `"fast"`.
+        stage_options: stage name -> options of that stage's call, of what JSON can say.
+        stop_after: the last stage to run; by default all run.
+    """
 
     prompt: str
     seed: int
@@ -117,12 +128,12 @@ class GenerationJob:
 
     def _change_portions(self, begun: dict[str, Any], wanted: dict[str, dict[str, Any]]) -> None:
         """Takes over how much is to be done at once, but for stages that are finished."""
-        for stage, option in PORTIONS.items():
-            own = begun["settings"]["stage_options"][stage]
-            value = wanted.get(stage, {}).get(option, own[option])
-            if value != own[option] and not self.folder.is_finished(stage):
-                own[option] = value
-                if stage == "interpolation":  # its windows are these portions
+        for stage, options in PORTIONS.items():
+            own, asked = begun["settings"]["stage_options"][stage], wanted.get(stage, {})
+            changed = {name: asked[name] for name in options if name in asked and asked[name] != own[name]}
+            if changed and not self.folder.is_finished(stage):
+                own.update(changed)
+                if "window_batch_size" in changed:  # the stage's windows are these portions
                     self.folder.drop_windows(stage)
                 self.folder.write(begun)
 
@@ -136,8 +147,8 @@ class GenerationJob:
 
         Args:
             output_type: `"pil"`, `"np"` or `"pt"`.
-            callback_on_stage_end, callback_on_step_end: as for the cascade, to report; what a step's callback changes
-                is not kept in the folder, so it has to be given again.
+            callback_on_stage_end: as for the cascade, to report.
+            callback_on_step_end: likewise; what it changes is not kept in the folder, so it has to be given again.
 
         Returns:
             The video, with every stage's frames in `stages`.
@@ -199,5 +210,5 @@ def _check_same(begun: dict[str, Any], asked: dict[str, Any]) -> None:
             check(name, value, asked[name])
     for stage, options in begun["stage_options"].items():
         for name, value in options.items():
-            if PORTIONS.get(stage) != name:
+            if name not in PORTIONS[stage]:
                 check(f"stage_options[{stage!r}][{name!r}]", value, asked["stage_options"][stage].get(name))

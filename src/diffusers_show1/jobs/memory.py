@@ -45,7 +45,7 @@ def memory_advice(pipe: DiffusionPipeline, stage: str, options: dict[str, dict[s
     sizes = {name: sum(p.numel() * p.element_size() for p in part.parameters()) for name, part in networks.items()}
     total, largest = sum(sizes.values()), max(sizes.values())
     parameters = [p for part in networks.values() for p in part.parameters()]
-    by_layer = any(p.device.type == "meta" for p in parameters)
+    by_layer = bool(pipe._memory_options) or any(p.device.type == "meta" for p in parameters)
     by_network = bool(getattr(pipe, "_all_hooks", None))
     advice = []
     if pipe._execution_device.type != "cpu" and not by_layer:
@@ -68,26 +68,35 @@ def memory_advice(pipe: DiffusionPipeline, stage: str, options: dict[str, dict[s
 
 
 def _stage_advice(stage: str, options: dict[str, dict[str, Any]]) -> list[str]:
-    own = options[stage]
+    own, advice = options[stage], []
     if stage == "interpolation":
         pairs = options["base"]["num_frames"] - 1
         at_once = own.get("window_batch_size") or pairs
         if at_once > 1:
-            return [
+            advice.append(
                 f"the option window_batch_size=1 denoises one pair of keyframes at a time instead of {at_once}: "
                 f"about 1/{at_once} of what the stage needs beside weights, for the same video"
-            ]
-    if stage == "refine":
-        at_once = own.get("vae_batch_size", 8)
-        if at_once != 1:
-            return [
-                "the option vae_batch_size=1 encodes and decodes one frame at a time instead of "
-                f"{at_once or 'all'}, for the same video"
-            ]
-    if stage == "superres":
-        size = own.get("window_size", 8)
-        return [f"a smaller window_size than {size} needs less in proportion beside weights, and is another video"]
-    return ["fewer frames (num_frames, --frames) need less in proportion beside weights"]
+            )
+    if own["guidance_scale"] > 1 and not own.get("split_guidance"):
+        advice.append(
+            "the option split_guidance=True gives the network one branch of guidance at a time instead of both: "
+            "about half of what it needs beside weights, for the same video"
+        )
+    if stage == "refine" and (at_once := own.get("vae_batch_size", 8)) != 1:
+        advice.append(
+            f"the option vae_batch_size=1 encodes and decodes one frame at a time instead of {at_once or 'all'}, "
+            "for the same video"
+        )
+    if stage == "base":
+        advice.append("fewer frames (num_frames, --frames) need less in proportion beside weights")
+    elif stage == "interpolation" and not advice:
+        advice.append("smaller frames (height and width of the stage 'base') need less, and are another video")
+    elif stage != "interpolation":
+        size = own.get("window_size", 8 if stage == "superres" else 29)
+        advice.append(
+            f"a smaller window_size than {size} needs less in proportion beside weights, and is another video"
+        )
+    return advice
 
 
 def _gib(size: int) -> str:
