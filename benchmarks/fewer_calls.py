@@ -6,8 +6,8 @@
 Keyframes: share of prompts with all four attributes right, first on combinations that were trained (where a choice
 may look), then for some of the points on combinations that were not. The other stages: mean squared error against the
 truth of held-out clips. A guided step is two calls; a step on cached features counts as the part that its
-multiplications are of a whole step's. `--published` adds the published numbers of steps, which take longest by far.
-The file is written after every point.
+multiplications are of a whole step's. `--published` adds the published numbers of steps, which take longest by far,
+and the published guidance. The file is written after every point.
 """
 
 import argparse
@@ -231,6 +231,18 @@ def main() -> None:
     published = {
         stage: {"num_inference_steps": o["num_inference_steps"]} for stage, o in RECIPES["default"].stages.items()
     }
+    # These stages of tiny are not guided. With the published scale: what is lost where guidance stops half-way?
+    guided = {
+        stage: [
+            {
+                "num_inference_steps": o["num_inference_steps"],
+                "guidance_scale": o["guidance_scale"],
+                "guidance_interval": interval,
+            }
+            for interval in ((0.0, 1.0), FIRST_HALF)
+        ]
+        for stage, o in RECIPES["fast"].stages.items()
+    }
     if options.published:
         finals["published steps"] = published["base"]
     trained = trained_prompts(options.choose, options.seed)
@@ -246,8 +258,10 @@ def main() -> None:
         "refine": [{"num_inference_steps": steps * refine_of} for steps in REFINE_STEPS],
     }
     for stage, tried in curves.items() if options.clips else ():
-        for point in [*tried, published[stage]] if options.published else tried:
+        for point in [*tried, published[stage], *guided[stage]] if options.published else tried:
             name = f"{point['num_inference_steps']} steps"
+            if "guidance_scale" in point:
+                name += f", guided by {point['guidance_scale']:g} to {100 * point['guidance_interval'][1]:g} %"
             measure = lambda s=stage, p=point: stage_error(pipe, s, {s: p}, options.clips, options.seed)  # noqa: E731
             add(stage, "held out", name, measure)
     if options.picture:
