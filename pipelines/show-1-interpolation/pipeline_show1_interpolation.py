@@ -12,6 +12,7 @@
 #                                             and the loop over timesteps.
 #     stages/lora.py                          LoRA adapters for stages and cascades, by diffusers' own methods and
 #                                             peft.
+#     stages/safety.py                        SafetyMixin, flagged, black_out
 #     stages/pipeline_show1_interpolation.py  Stage 2: keyframes -> all frames, in pixels (paper section 3.4).
 """Stage 2: keyframes -> all frames, in pixels (paper section 3.4).
 
@@ -26,6 +27,7 @@ import inspect
 import math
 import numbers
 import re
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -40,10 +42,11 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.loaders import StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin
 from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.deepfloyd_if.safety_checker import IFSafetyChecker
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils import BaseOutput, convert_unet_state_dict_to_peft, logging, require_peft_backend
 from torch import Tensor, nn
-from transformers import T5EncoderModel, T5Tokenizer
+from transformers import PreTrainedModel, T5EncoderModel, T5Tokenizer
 from transformers.image_processing_utils import BaseImageProcessor
 
 
@@ -66,10 +69,17 @@ class VideoPipelineOutput(BaseOutput):
             in 0..1; `"pil"` a list of lists of images; `"latent"` the tensor (b, c, f, h, w) in the model's own space,
             unclamped.
         stages: cascades only, with `return_stages=True`: stage name -> that stage's frames, in the same form.
+        nsfw_detected: with a safety checker, for each video whether it was flagged as not safe for work, here or in
+            `stages`. A flagged video is black. `None`: nothing was checked.
+        watermark_detected: likewise for watermarks of stock photographs, by a checker that looks for them (IF's).
+
+    As a tuple, `return_dict=False`: those that are not `None`, in this order.
     """
 
     frames: Frames
     stages: dict[str, Any] | None = None
+    nsfw_detected: list[bool] | None = None
+    watermark_detected: list[bool] | None = None
 
 
 # =====================================================================================================================
@@ -82,12 +92,15 @@ class VideoPipelineOutput(BaseOutput):
 logger = logging.get_logger(__name__)
 
 MAX_TOKENS = 77  # DeepFloyd IF's and CLIP's prompt length
+# Far beyond what the encoders read; the regular expressions of the caption cleaning take the square of it in time.
+MAX_CHARACTERS = 10_000
 
 
 def preprocess(prompts: list[str], clean_caption: bool = False) -> list[str]:
     """Lower-cases and strips; with `clean_caption` DeepFloyd IF's caption cleaning (HTML, URLs, ids, odd quotes)."""
     if not clean_caption:
         return [prompt.lower().strip() for prompt in prompts]
+    from bs4.builder import ParserRejectedMarkup
     from diffusers import IFPipeline
 
     class Cleaner:  # the cleaning is a method that needs this one attribute of a pipeline
@@ -95,7 +108,14 @@ def preprocess(prompts: list[str], clean_caption: bool = False) -> list[str]:
         clean = IFPipeline._clean_caption
 
     cleaner = Cleaner()
-    return [cleaner.clean(cleaner.clean(prompt)) for prompt in prompts]  # twice, as IF does
+
+    def clean(prompt: str) -> str:
+        try:
+            return cleaner.clean(prompt)
+        except ParserRejectedMarkup:  # "<![x" begins a declaration, of a kind that Python's parser doesn't know
+            return cleaner.clean(prompt.replace("<!", "< "))
+
+    return [clean(clean(prompt)) for prompt in prompts]  # twice, as IF does
 
 
 def check_prompts(
@@ -155,12 +175,27 @@ def text_width(unet: Any) -> int:
 def _check_strings(value: Any, name: str, allow_empty: bool) -> int:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, (list, tuple)) or not all(isinstance(v, str) for v in values):
-        raise TypeError(f"`{name}` must be a string or a list of strings, got {value!r}.")
+        raise TypeError(f"`{name}` must be a string or a list of strings, got {shorten(repr(value))}.")
     if not values:
         raise ValueError(f"`{name}` must hold at least one prompt, got an empty list.")
     if not allow_empty and any(not v.strip() for v in values):
         raise ValueError(f"`{name}` must not be empty, got {value!r}.")
+    for text in values:
+        if len(text) > MAX_CHARACTERS:
+            raise ValueError(f"`{name}` must have at most {MAX_CHARACTERS} characters, got {len(text)}.")
+        if not is_text(text):
+            raise ValueError(f"`{name}` must be Unicode text, got {shorten(repr(text))} with half a character in it.")
     return len(values)
+
+
+def is_text(text: str) -> bool:
+    """Whether a string can be written and encoded: JSON, YAML and command lines can spell half a character."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def shorten(text: str, most: int = 200) -> str:
+    """A text for a message, cut where it is long."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 def tokenize(tokenizer: Any, prompts: list[str], max_length: int = MAX_TOKENS) -> dict[str, Tensor]:
@@ -181,7 +216,7 @@ def tokenize(tokenizer: Any, prompts: list[str], max_length: int = MAX_TOKENS) -
             cut = tokenizer.decode(whole[max_length - 1 : -1])
             logger.warning(
                 f"The prompt is longer than the {max_length} tokens that the text encoder reads; "
-                f"cut from its end: {cut!r}"
+                f"cut from its end: {shorten(repr(cut), 2000)}"
             )
     return tokens
 
@@ -220,11 +255,17 @@ class PromptMixin:
         Returns:
             `(prompt_embeds, negative_prompt_embeds)`, each (prompts · videos, tokens, width); the second is `None`
             without guidance.
+
+        Raises:
+            ValueError, TypeError: a prompt that is no text, too long, or without an encoder for it.
         """
         self.check_encoder(
             prompt if prompt_embeds is None else None, negative_prompt_embeds, do_classifier_free_guidance
         )
         device = device or self._execution_device
+        for name, given in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+            if given is not None:
+                _check_strings(given, name, allow_empty=True)
         if prompt_embeds is None:
             prompts = [prompt] if isinstance(prompt, str) else list(prompt)
             prompt_embeds = self._encode(prompts, device, clean_caption)
@@ -288,7 +329,7 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 def to_model_space(frames: Any, input_type: str | None = None, name: str = "frames") -> Tensor:
-    """Any form of one or several videos -> (b, c, f, h, w) float32, nominally in [-1, 1].
+    """Any form of one or several videos -> a tensor in model space.
 
     Args:
         frames: a list of PIL images (one video) or a list of such lists; an array (f, h, w, 3) or (b, f, h, w, 3),
@@ -297,6 +338,9 @@ def to_model_space(frames: Any, input_type: str | None = None, name: str = "fram
         input_type: `"pt"` or `"latent"`, for tensors whose layout does not tell (three frames); `None` reads it off
             the channel axis.
         name: the argument's name in messages.
+
+    Returns:
+        (b, 3, f, h, w) float32, nominally in [-1, 1].
 
     Raises:
         TypeError: not frames at all.
@@ -428,6 +472,8 @@ def interpolated_length(keyframes: int, frames_between: int = 3) -> int:
 # is drawn as (b·f, c, h, w), as the released code has it.
 # =====================================================================================================================
 
+
+MAX_NUMBERS = 2**32  # of the videos of a call: 16 GiB in float32
 
 Generators = torch.Generator | list[torch.Generator] | list[torch.Generator | None] | None
 # Called as (stage, index, window) when a window is denoised: what `finished_windows` takes to leave it out next time.
@@ -593,7 +639,9 @@ def check_count(value: Any, name: str, low: int = 1, high: int | None = None) ->
 
 def check_number(value: Any, name: str, low: float, high: float = math.inf, above: bool = False) -> None:
     """A finite number from `low` (exclusive with `above`) to `high`, else a ValueError that says so."""
-    good = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    good = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    # Compared and not converted: a whole number of 400 digits is no float. NaN fails too.
+    good = good and -sys.float_info.max <= value <= sys.float_info.max
     if not good or value < low or value > high or (above and value == low):
         limits = f"above {low}" if above else f"of at least {low}"
         upper = "" if math.isinf(high) else f" and at most {high}"
@@ -602,12 +650,21 @@ def check_number(value: Any, name: str, low: float, high: float = math.inf, abov
 
 def check_size(height: Any, width: Any, divisor: int) -> None:
     for name, value in (("height", height), ("width", width)):
-        check_count(value, name)
+        check_count(value, name, high=2**14)
         if value % divisor:
             raise ValueError(
                 f"`{name}` must be a multiple of {divisor} (the network halves it that often), got {value}; "
                 f"the nearest are {value // divisor * divisor or divisor} and {(value // divisor + 1) * divisor}."
             )
+
+
+def check_extent(batch: int, num_frames: int, height: int, width: int) -> None:
+    """A ValueError for videos of more numbers than any machine holds, before memory is taken for them."""
+    if batch * 3 * num_frames * height * width > MAX_NUMBERS:
+        raise ValueError(
+            f"`num_frames`, `height` and `width` must make videos of at most {MAX_NUMBERS} numbers "
+            f"(16 GiB in float32), got {batch} of {num_frames} frames of {height}x{width}."
+        )
 
 
 def check_interval(value: Any, name: str) -> None:
@@ -969,7 +1026,7 @@ def check_lora_scale(cross_attention_kwargs: Any, name: str = "cross_attention_k
     if not isinstance(given, dict) or set(given) - {"scale"}:
         raise ValueError(f"`{name}` must be None or {{'scale': number}}, got {given!r}.")
     scale = given.get("scale", 1.0)
-    if not isinstance(scale, numbers.Real) or isinstance(scale, bool) or not math.isfinite(scale):
+    if not isinstance(scale, numbers.Real) or isinstance(scale, bool) or not abs(scale) <= sys.float_info.max:
         raise ValueError(f"`{name}['scale']` must be a finite number, got {scale!r}.")
 
 
@@ -1257,13 +1314,100 @@ def _some(names: Any) -> str:
 
 
 # =====================================================================================================================
+# stages/safety.py
+#
+# SafetyMixin, flagged, black_out
+# =====================================================================================================================
+
+
+class SafetyMixin:
+    """The optional components `safety_checker` and `feature_extractor`, for stages and for the cascade."""
+
+    # transformers 5 loads no model that lacks this, and diffusers 0.42 gives it to Stable Diffusion's checker alone.
+    if not hasattr(IFSafetyChecker, "all_tied_weights_keys"):
+        IFSafetyChecker.all_tied_weights_keys = {}
+
+    def check_safety_parts(self) -> None:
+        """Refuses a checker without its images' preparation, before any model runs.
+
+        Raises:
+            ValueError: there is a `safety_checker` and no `feature_extractor`.
+        """
+        if self.safety_checker is not None and self.feature_extractor is None:
+            raise ValueError(
+                "`feature_extractor` must be the one of the `safety_checker` (a CLIPImageProcessor), got None."
+            )
+
+    @torch.no_grad()
+    def run_safety_checker(self, video: Tensor) -> tuple[list[bool], list[bool] | None]:
+        """Shows every frame to the checker.
+
+        Args:
+            video: (b, 3, f, h, w) in model space.
+
+        Returns:
+            For each video whether a frame of it was flagged as not safe for work; the same for watermarks of stock
+            photographs, or `None` of a checker that does not look for them (Stable Diffusion's).
+        """
+        found = []
+        for one in video:  # one at a time: a batch of long videos may not fit
+            images = (from_model_space(one[None].float(), "np")[0] * 255).round().astype("uint8")
+            clip_input = self.feature_extractor(list(images), return_tensors="pt").pixel_values
+            # The checker writes into the images that it flags: these are its own. Which it flags is what counts here.
+            _, *flags = self.safety_checker(
+                images=list(images), clip_input=clip_input.to(self._execution_device, self.safety_checker.dtype)
+            )
+            found.append([any(of_frames) for of_frames in flags])
+        nsfw, *watermarks = (list(flags) for flags in zip(*found, strict=True))
+        return nsfw, watermarks[0] if watermarks else None
+
+    def to_output(self, video: Tensor, output_type: str) -> VideoPipelineOutput:
+        """What is handed out of a finished video: checked where there is a checker, black where it flags a frame.
+
+        Args:
+            video: (b, 3, f, h, w) in model space.
+            output_type: `"pil"`, `"np"`, `"pt"`; or `"latent"`, which is not checked.
+
+        Returns:
+            `VideoPipelineOutput`.
+        """
+        frames = from_model_space(video, output_type)
+        if self.safety_checker is None or output_type == "latent":
+            return VideoPipelineOutput(frames=frames)
+        nsfw, watermarks = self.run_safety_checker(video)
+        output = VideoPipelineOutput(frames=frames, nsfw_detected=nsfw, watermark_detected=watermarks)
+        if any(flags := flagged(output)):
+            logger.warning(
+                f"The safety checker flagged {sum(flags)} of {len(video)} videos: all of their frames are black. "
+                "Another prompt or seed may help."
+            )
+            black_out(output.frames, flags)
+        return output
+
+
+def flagged(output: VideoPipelineOutput) -> list[bool]:
+    """For each video whether it was flagged, for whatever reason; empty where nothing was checked."""
+    reasons = [flags for flags in (output.nsfw_detected, output.watermark_detected) if flags is not None]
+    return [any(flags) for flags in zip(*reasons, strict=True)]
+
+
+def black_out(frames: Any, flags: list[bool]) -> None:
+    """Makes all frames of the flagged videos black, in place; `frames` in any form of `output_type`."""
+    for i, flag in enumerate(flags):
+        if flag and isinstance(frames, list):
+            frames[i] = [PIL.Image.new("RGB", frame.size) for frame in frames[i]]
+        elif flag:
+            frames[i] = 0
+
+
+# =====================================================================================================================
 # stages/pipeline_show1_interpolation.py
 #
 # Stage 2: keyframes -> all frames, in pixels (paper section 3.4).
 # =====================================================================================================================
 
 
-class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, DiffusionPipeline):
+class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, SafetyMixin, DiffusionPipeline):
     r"""Puts three new frames between each two keyframes: n keyframes become 4(n-1)+1 frames.
 
     Section 3.4 of the Show-1 paper. Each pair of neighbours is one window of five frames. The network's input has four
@@ -1271,15 +1415,18 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
     what the released code feeds where the paper says zeros) and a mask that is 1 on the two known frames (Eq. 6).
 
     Args:
-        tokenizer, text_encoder: T5. May be `None` when `prompt_embeds` are passed.
+        tokenizer: T5's. May be `None` when `prompt_embeds` are passed.
+        text_encoder: T5. Likewise.
         unet (`Show1UNet3DConditionModel`): 7 input channels; 3 output channels, or 6 with a predicted variance.
         scheduler: any of diffusers' schedulers for discrete timesteps.
-        feature_extractor: part of the published repository and unused; may be `None`.
+        feature_extractor: prepares frames for the safety checker, and is unused without one; part of the published
+            repository.
+        safety_checker (`IFSafetyChecker`, *optional*): looks at every frame before it is returned.
     """
 
     stage_name = "interpolation"
-    model_cpu_offload_seq = "text_encoder->unet"
-    _optional_components = ["tokenizer", "text_encoder", "feature_extractor"]
+    model_cpu_offload_seq = "text_encoder->unet->safety_checker"
+    _optional_components = ["tokenizer", "text_encoder", "feature_extractor", "safety_checker"]
 
     def __init__(
         self,
@@ -1288,6 +1435,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         unet: ModelMixin,
         scheduler: KarrasDiffusionSchedulers,
         feature_extractor: BaseImageProcessor | None = None,
+        safety_checker: PreTrainedModel | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -1296,6 +1444,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
             unet=unet,
             scheduler=scheduler,
             feature_extractor=feature_extractor,
+            safety_checker=safety_checker,
         )
 
     @torch.no_grad()
@@ -1334,7 +1483,8 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         Args:
             frames: keyframes, at least 2, one video or one a prompt, in any form of `to_model_space`.
             prompt: one prompt or a list; not with `prompt_embeds`.
-            num_inference_steps: at least 1; or `timesteps`, a falling list of diffusion timesteps.
+            num_inference_steps: at least 1, at most the scheduler's training timesteps.
+            timesteps: falling diffusion timesteps, to be used in place of `num_inference_steps`.
             guidance_scale: at least 0; guidance is off up to 1.
             guidance_interval: (start, stop), fractions of the steps: the first int(start·steps) and those from
                 int(stop·steps) on are not guided and cost half as much. 0 is the noisiest end, 1 the cleanest. A
@@ -1347,7 +1497,8 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
             generator: one generator for everything, or a list of one a video.
             latents: initial noise instead of drawn noise, (b, 3, frames_between+2, h, w) for every window alike, or
                 (b·windows, 3, ...), one row a window.
-            prompt_embeds, negative_prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
+            prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
+            negative_prompt_embeds: likewise, of the negative prompts.
             frames_between: new frames between two keyframes; the published network was trained at 3.
             window_noise: `"independent"`: every window has noise of its own. `"same"`: all windows have the same, as
                 in the released code.
@@ -1359,8 +1510,9 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
             output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`, see `VideoPipelineOutput`.
             return_dict: a `VideoPipelineOutput` rather than a tuple.
             cross_attention_kwargs: `{"scale": number}`, how much of its adapters (LoRA) the network uses.
-            callback_on_step_end, callback_on_step_end_tensor_inputs: as in diffusers; `latents` holds the windows of
-                one batch of windows.
+            callback_on_step_end: called as `(pipe, step, timestep, tensors)` after each step; `latents` holds the
+                windows of one batch of windows.
+            callback_on_step_end_tensor_inputs: which of `latents`, `prompt_embeds`, `negative_prompt_embeds` it gets.
             callback_on_window_end: called as `(pipe, index, windows)` after each batch of windows (one window with
                 `window_batch_size=1`), (rows, 3, frames_between+2, h, w) in model space.
             finished_windows: the first of these batches, in order, as that callback got them in an earlier run of
@@ -1410,6 +1562,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         parts = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
         check_windows(finished_windows, [(part.stop - part.start, *shape[1:]) for part in parts])
         check_lora_scale(cross_attention_kwargs)
+        self.check_safety_parts()
         self.begin(guidance_scale, guidance_interval, split_guidance)
         device = self._execution_device
 
@@ -1460,9 +1613,9 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         video = self.join(torch.cat(done), batch)
 
         # 5. Frames
-        frames = from_model_space(video, output_type)
+        output = self.to_output(video, output_type)
         self.maybe_free_model_hooks()
-        return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
+        return output if return_dict else output.to_tuple()
 
     def check_inputs(
         self,
@@ -1506,6 +1659,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
             raise ValueError(f"`window_noise` must be 'independent' or 'same', got {window_noise!r}.")
         if window_batch_size is not None:
             check_count(window_batch_size, "window_batch_size")
+        check_extent(batch, interpolated_length(keyframes, frames_between), height, width)
         check_generator(generator, batch)
         window = (3, frames_between + 2, height, width)
         shapes = [(batch, *window), (batch * (keyframes - 1), *window)]
@@ -1514,7 +1668,15 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
 
     @staticmethod
     def prepare_condition(keyframes: Tensor, length: int) -> Tensor:
-        """Keyframes (b, 3, n, h, w) -> condition and mask of every pair, (b·(n-1), 4, length, h, w)."""
+        """The condition of every pair of keyframes: their linear blend, and the mask of the known frames (Eq. 6).
+
+        Args:
+            keyframes: (b, 3, n, h, w) in model space.
+            length: frames of a window, the two keyframes included.
+
+        Returns:
+            A tensor (b·(n-1), 4, length, h, w) of three channels of the blend and one of the mask.
+        """
         first, last = keyframes[:, :, :-1], keyframes[:, :, 1:]  # b c w h w
         weight = torch.linspace(0, 1, length, device=keyframes.device, dtype=torch.float32)
         weight = weight.view(1, 1, 1, -1, 1, 1)
@@ -1533,7 +1695,19 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         window_noise: str,
         like: Tensor,
     ) -> tuple[Tensor, Generators]:
-        """Initial noise (b·windows, ...) and the steps' generators, one a row (or the caller's, for one window)."""
+        """Initial noise of all windows, and the generators of the steps' noise.
+
+        Args:
+            shape: of one window of all videos, (b, 3, f, h, w).
+            windows: how many windows a video has.
+            generator: the caller's: one for everything, or a list of one a video.
+            latents: the caller's noise, (b, 3, f, h, w) for every window alike or (b·windows, 3, f, h, w).
+            window_noise: `"independent"` or `"same"`.
+            like: any tensor, such as (prompts, tokens, width), of the device and number format wanted.
+
+        Returns:
+            Noise (b·windows, 3, f, h, w), and a generator a row (or the caller's, for one window).
+        """
         batch = shape[0]
         if latents is not None:
             latents = latents.to(like)
@@ -1554,7 +1728,15 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
 
     @staticmethod
     def join(windows: Tensor, batch: int) -> Tensor:
-        """(b·w, c, f, h, w) -> (b, c, w·(f-1)+1, h, w): a shared frame is taken from the later window."""
+        """Puts windows together; a frame that two of them share is taken from the later one.
+
+        Args:
+            windows: (b·w, c, f, h, w).
+            batch: b, the number of videos.
+
+        Returns:
+            (b, c, w·(f-1)+1, h, w).
+        """
         windows = windows.unflatten(0, (batch, -1)).transpose(1, 2)  # b c w f h w
         return torch.cat([windows[:, :, :, :-1].flatten(2, 3), windows[:, :, -1, -1:]], dim=2)
 

@@ -12,6 +12,7 @@
 #                                             and the loop over timesteps.
 #     stages/lora.py                          LoRA adapters for stages and cascades, by diffusers' own methods and
 #                                             peft.
+#     stages/safety.py                        SafetyMixin, flagged, black_out
 #     stages/pipeline_show1_interpolation.py  match_batch
 #     stages/pipeline_show1_superres.py       Stage 3: four times the height and width, in pixels (paper section 3.5).
 """Stage 3: four times the height and width, in pixels (paper section 3.5).
@@ -27,6 +28,7 @@ import inspect
 import math
 import numbers
 import re
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -42,10 +44,11 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.loaders import StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin
 from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.deepfloyd_if.safety_checker import IFSafetyChecker
 from diffusers.schedulers import DDPMScheduler, KarrasDiffusionSchedulers
 from diffusers.utils import BaseOutput, convert_unet_state_dict_to_peft, logging, require_peft_backend
 from torch import Tensor, nn
-from transformers import T5EncoderModel, T5Tokenizer
+from transformers import PreTrainedModel, T5EncoderModel, T5Tokenizer
 from transformers.image_processing_utils import BaseImageProcessor
 
 
@@ -68,10 +71,17 @@ class VideoPipelineOutput(BaseOutput):
             in 0..1; `"pil"` a list of lists of images; `"latent"` the tensor (b, c, f, h, w) in the model's own space,
             unclamped.
         stages: cascades only, with `return_stages=True`: stage name -> that stage's frames, in the same form.
+        nsfw_detected: with a safety checker, for each video whether it was flagged as not safe for work, here or in
+            `stages`. A flagged video is black. `None`: nothing was checked.
+        watermark_detected: likewise for watermarks of stock photographs, by a checker that looks for them (IF's).
+
+    As a tuple, `return_dict=False`: those that are not `None`, in this order.
     """
 
     frames: Frames
     stages: dict[str, Any] | None = None
+    nsfw_detected: list[bool] | None = None
+    watermark_detected: list[bool] | None = None
 
 
 # =====================================================================================================================
@@ -84,12 +94,15 @@ class VideoPipelineOutput(BaseOutput):
 logger = logging.get_logger(__name__)
 
 MAX_TOKENS = 77  # DeepFloyd IF's and CLIP's prompt length
+# Far beyond what the encoders read; the regular expressions of the caption cleaning take the square of it in time.
+MAX_CHARACTERS = 10_000
 
 
 def preprocess(prompts: list[str], clean_caption: bool = False) -> list[str]:
     """Lower-cases and strips; with `clean_caption` DeepFloyd IF's caption cleaning (HTML, URLs, ids, odd quotes)."""
     if not clean_caption:
         return [prompt.lower().strip() for prompt in prompts]
+    from bs4.builder import ParserRejectedMarkup
     from diffusers import IFPipeline
 
     class Cleaner:  # the cleaning is a method that needs this one attribute of a pipeline
@@ -97,7 +110,14 @@ def preprocess(prompts: list[str], clean_caption: bool = False) -> list[str]:
         clean = IFPipeline._clean_caption
 
     cleaner = Cleaner()
-    return [cleaner.clean(cleaner.clean(prompt)) for prompt in prompts]  # twice, as IF does
+
+    def clean(prompt: str) -> str:
+        try:
+            return cleaner.clean(prompt)
+        except ParserRejectedMarkup:  # "<![x" begins a declaration, of a kind that Python's parser doesn't know
+            return cleaner.clean(prompt.replace("<!", "< "))
+
+    return [clean(clean(prompt)) for prompt in prompts]  # twice, as IF does
 
 
 def check_prompts(
@@ -157,12 +177,27 @@ def text_width(unet: Any) -> int:
 def _check_strings(value: Any, name: str, allow_empty: bool) -> int:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, (list, tuple)) or not all(isinstance(v, str) for v in values):
-        raise TypeError(f"`{name}` must be a string or a list of strings, got {value!r}.")
+        raise TypeError(f"`{name}` must be a string or a list of strings, got {shorten(repr(value))}.")
     if not values:
         raise ValueError(f"`{name}` must hold at least one prompt, got an empty list.")
     if not allow_empty and any(not v.strip() for v in values):
         raise ValueError(f"`{name}` must not be empty, got {value!r}.")
+    for text in values:
+        if len(text) > MAX_CHARACTERS:
+            raise ValueError(f"`{name}` must have at most {MAX_CHARACTERS} characters, got {len(text)}.")
+        if not is_text(text):
+            raise ValueError(f"`{name}` must be Unicode text, got {shorten(repr(text))} with half a character in it.")
     return len(values)
+
+
+def is_text(text: str) -> bool:
+    """Whether a string can be written and encoded: JSON, YAML and command lines can spell half a character."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def shorten(text: str, most: int = 200) -> str:
+    """A text for a message, cut where it is long."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 def tokenize(tokenizer: Any, prompts: list[str], max_length: int = MAX_TOKENS) -> dict[str, Tensor]:
@@ -183,7 +218,7 @@ def tokenize(tokenizer: Any, prompts: list[str], max_length: int = MAX_TOKENS) -
             cut = tokenizer.decode(whole[max_length - 1 : -1])
             logger.warning(
                 f"The prompt is longer than the {max_length} tokens that the text encoder reads; "
-                f"cut from its end: {cut!r}"
+                f"cut from its end: {shorten(repr(cut), 2000)}"
             )
     return tokens
 
@@ -222,11 +257,17 @@ class PromptMixin:
         Returns:
             `(prompt_embeds, negative_prompt_embeds)`, each (prompts · videos, tokens, width); the second is `None`
             without guidance.
+
+        Raises:
+            ValueError, TypeError: a prompt that is no text, too long, or without an encoder for it.
         """
         self.check_encoder(
             prompt if prompt_embeds is None else None, negative_prompt_embeds, do_classifier_free_guidance
         )
         device = device or self._execution_device
+        for name, given in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+            if given is not None:
+                _check_strings(given, name, allow_empty=True)
         if prompt_embeds is None:
             prompts = [prompt] if isinstance(prompt, str) else list(prompt)
             prompt_embeds = self._encode(prompts, device, clean_caption)
@@ -290,7 +331,7 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 def to_model_space(frames: Any, input_type: str | None = None, name: str = "frames") -> Tensor:
-    """Any form of one or several videos -> (b, c, f, h, w) float32, nominally in [-1, 1].
+    """Any form of one or several videos -> a tensor in model space.
 
     Args:
         frames: a list of PIL images (one video) or a list of such lists; an array (f, h, w, 3) or (b, f, h, w, 3),
@@ -299,6 +340,9 @@ def to_model_space(frames: Any, input_type: str | None = None, name: str = "fram
         input_type: `"pt"` or `"latent"`, for tensors whose layout does not tell (three frames); `None` reads it off
             the channel axis.
         name: the argument's name in messages.
+
+    Returns:
+        (b, 3, f, h, w) float32, nominally in [-1, 1].
 
     Raises:
         TypeError: not frames at all.
@@ -439,6 +483,8 @@ def chained_windows(num_frames: int, window_size: int) -> list[tuple[int, int]]:
 # is drawn as (b·f, c, h, w), as the released code has it.
 # =====================================================================================================================
 
+
+MAX_NUMBERS = 2**32  # of the videos of a call: 16 GiB in float32
 
 Generators = torch.Generator | list[torch.Generator] | list[torch.Generator | None] | None
 # Called as (stage, index, window) when a window is denoised: what `finished_windows` takes to leave it out next time.
@@ -604,7 +650,9 @@ def check_count(value: Any, name: str, low: int = 1, high: int | None = None) ->
 
 def check_number(value: Any, name: str, low: float, high: float = math.inf, above: bool = False) -> None:
     """A finite number from `low` (exclusive with `above`) to `high`, else a ValueError that says so."""
-    good = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    good = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    # Compared and not converted: a whole number of 400 digits is no float. NaN fails too.
+    good = good and -sys.float_info.max <= value <= sys.float_info.max
     if not good or value < low or value > high or (above and value == low):
         limits = f"above {low}" if above else f"of at least {low}"
         upper = "" if math.isinf(high) else f" and at most {high}"
@@ -613,12 +661,21 @@ def check_number(value: Any, name: str, low: float, high: float = math.inf, abov
 
 def check_size(height: Any, width: Any, divisor: int) -> None:
     for name, value in (("height", height), ("width", width)):
-        check_count(value, name)
+        check_count(value, name, high=2**14)
         if value % divisor:
             raise ValueError(
                 f"`{name}` must be a multiple of {divisor} (the network halves it that often), got {value}; "
                 f"the nearest are {value // divisor * divisor or divisor} and {(value // divisor + 1) * divisor}."
             )
+
+
+def check_extent(batch: int, num_frames: int, height: int, width: int) -> None:
+    """A ValueError for videos of more numbers than any machine holds, before memory is taken for them."""
+    if batch * 3 * num_frames * height * width > MAX_NUMBERS:
+        raise ValueError(
+            f"`num_frames`, `height` and `width` must make videos of at most {MAX_NUMBERS} numbers "
+            f"(16 GiB in float32), got {batch} of {num_frames} frames of {height}x{width}."
+        )
 
 
 def check_interval(value: Any, name: str) -> None:
@@ -980,7 +1037,7 @@ def check_lora_scale(cross_attention_kwargs: Any, name: str = "cross_attention_k
     if not isinstance(given, dict) or set(given) - {"scale"}:
         raise ValueError(f"`{name}` must be None or {{'scale': number}}, got {given!r}.")
     scale = given.get("scale", 1.0)
-    if not isinstance(scale, numbers.Real) or isinstance(scale, bool) or not math.isfinite(scale):
+    if not isinstance(scale, numbers.Real) or isinstance(scale, bool) or not abs(scale) <= sys.float_info.max:
         raise ValueError(f"`{name}['scale']` must be a finite number, got {scale!r}.")
 
 
@@ -1268,6 +1325,93 @@ def _some(names: Any) -> str:
 
 
 # =====================================================================================================================
+# stages/safety.py
+#
+# SafetyMixin, flagged, black_out
+# =====================================================================================================================
+
+
+class SafetyMixin:
+    """The optional components `safety_checker` and `feature_extractor`, for stages and for the cascade."""
+
+    # transformers 5 loads no model that lacks this, and diffusers 0.42 gives it to Stable Diffusion's checker alone.
+    if not hasattr(IFSafetyChecker, "all_tied_weights_keys"):
+        IFSafetyChecker.all_tied_weights_keys = {}
+
+    def check_safety_parts(self) -> None:
+        """Refuses a checker without its images' preparation, before any model runs.
+
+        Raises:
+            ValueError: there is a `safety_checker` and no `feature_extractor`.
+        """
+        if self.safety_checker is not None and self.feature_extractor is None:
+            raise ValueError(
+                "`feature_extractor` must be the one of the `safety_checker` (a CLIPImageProcessor), got None."
+            )
+
+    @torch.no_grad()
+    def run_safety_checker(self, video: Tensor) -> tuple[list[bool], list[bool] | None]:
+        """Shows every frame to the checker.
+
+        Args:
+            video: (b, 3, f, h, w) in model space.
+
+        Returns:
+            For each video whether a frame of it was flagged as not safe for work; the same for watermarks of stock
+            photographs, or `None` of a checker that does not look for them (Stable Diffusion's).
+        """
+        found = []
+        for one in video:  # one at a time: a batch of long videos may not fit
+            images = (from_model_space(one[None].float(), "np")[0] * 255).round().astype("uint8")
+            clip_input = self.feature_extractor(list(images), return_tensors="pt").pixel_values
+            # The checker writes into the images that it flags: these are its own. Which it flags is what counts here.
+            _, *flags = self.safety_checker(
+                images=list(images), clip_input=clip_input.to(self._execution_device, self.safety_checker.dtype)
+            )
+            found.append([any(of_frames) for of_frames in flags])
+        nsfw, *watermarks = (list(flags) for flags in zip(*found, strict=True))
+        return nsfw, watermarks[0] if watermarks else None
+
+    def to_output(self, video: Tensor, output_type: str) -> VideoPipelineOutput:
+        """What is handed out of a finished video: checked where there is a checker, black where it flags a frame.
+
+        Args:
+            video: (b, 3, f, h, w) in model space.
+            output_type: `"pil"`, `"np"`, `"pt"`; or `"latent"`, which is not checked.
+
+        Returns:
+            `VideoPipelineOutput`.
+        """
+        frames = from_model_space(video, output_type)
+        if self.safety_checker is None or output_type == "latent":
+            return VideoPipelineOutput(frames=frames)
+        nsfw, watermarks = self.run_safety_checker(video)
+        output = VideoPipelineOutput(frames=frames, nsfw_detected=nsfw, watermark_detected=watermarks)
+        if any(flags := flagged(output)):
+            logger.warning(
+                f"The safety checker flagged {sum(flags)} of {len(video)} videos: all of their frames are black. "
+                "Another prompt or seed may help."
+            )
+            black_out(output.frames, flags)
+        return output
+
+
+def flagged(output: VideoPipelineOutput) -> list[bool]:
+    """For each video whether it was flagged, for whatever reason; empty where nothing was checked."""
+    reasons = [flags for flags in (output.nsfw_detected, output.watermark_detected) if flags is not None]
+    return [any(flags) for flags in zip(*reasons, strict=True)]
+
+
+def black_out(frames: Any, flags: list[bool]) -> None:
+    """Makes all frames of the flagged videos black, in place; `frames` in any form of `output_type`."""
+    for i, flag in enumerate(flags):
+        if flag and isinstance(frames, list):
+            frames[i] = [PIL.Image.new("RGB", frame.size) for frame in frames[i]]
+        elif flag:
+            frames[i] = 0
+
+
+# =====================================================================================================================
 # stages/pipeline_show1_interpolation.py
 #
 # match_batch
@@ -1293,7 +1437,7 @@ def match_batch(frames: Tensor, prompts: int, num_videos_per_prompt: int) -> Ten
 # =====================================================================================================================
 
 
-class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, DiffusionPipeline):
+class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, SafetyMixin, DiffusionPipeline):
     r"""Upscales a low-resolution video in pixels, window by window, each window chained to the one before.
 
     Section 3.5 of the Show-1 paper. The network sees the bilinearly upscaled video in three extra channels, with noise
@@ -1303,23 +1447,27 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
     when the pipeline has one, or else the window starts like any other frame.
 
     Args:
-        tokenizer, text_encoder: T5. May be `None` when `prompt_embeds` are passed.
+        tokenizer: T5's. May be `None` when `prompt_embeds` are passed.
+        text_encoder: T5. Likewise.
         unet (`Show1UNet3DConditionModel`): 6 input channels; 3 output channels, or 6 with a predicted variance.
         scheduler: any of diffusers' schedulers for discrete timesteps.
         image_noising_scheduler (`DDPMScheduler`): the schedule of the condition's noise.
         first_frame_unet (`UNet2DConditionModel`, *optional*): an image super-resolution model for frame 0.
         first_frame_scheduler (*optional*): its scheduler.
-        feature_extractor: part of the published repository and unused; may be `None`.
+        feature_extractor: prepares frames for the safety checker, and is unused without one; part of the published
+            repository.
+        safety_checker (`IFSafetyChecker`, *optional*): looks at every frame before it is returned.
     """
 
     stage_name = "superres"
-    model_cpu_offload_seq = "text_encoder->first_frame_unet->unet"
+    model_cpu_offload_seq = "text_encoder->first_frame_unet->unet->safety_checker"
     _optional_components = [
         "tokenizer",
         "text_encoder",
         "first_frame_unet",
         "first_frame_scheduler",
         "feature_extractor",
+        "safety_checker",
     ]
 
     def __init__(
@@ -1332,6 +1480,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         first_frame_unet: ModelMixin | None = None,
         first_frame_scheduler: KarrasDiffusionSchedulers | None = None,
         feature_extractor: BaseImageProcessor | None = None,
+        safety_checker: PreTrainedModel | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -1343,6 +1492,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
             first_frame_unet=first_frame_unet,
             first_frame_scheduler=first_frame_scheduler,
             feature_extractor=feature_extractor,
+            safety_checker=safety_checker,
         )
 
     @torch.no_grad()
@@ -1388,9 +1538,11 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         Args:
             frames: low-resolution video, one or one a prompt, any number of frames, in any form of `to_model_space`.
             prompt: one prompt or a list; not with `prompt_embeds`.
-            height, width: of the result, multiples of 2^(blocks-1) (16 for the published network); by default four
-                times the input's.
-            num_inference_steps: at least 1, per window; or `timesteps`, a falling list of diffusion timesteps.
+            height: of the result, a multiple of 2^(blocks-1) (16 for the published network); by default four times
+                the input's.
+            width: likewise.
+            num_inference_steps: of each window, at least 1, at most the scheduler's training timesteps.
+            timesteps: falling diffusion timesteps, to be used in place of `num_inference_steps`.
             guidance_scale: at least 0; guidance is off up to 1.
             guidance_interval: (start, stop), fractions of the steps: the first int(start·steps) and those from
                 int(stop·steps) on are not guided and cost half as much. 0 is the noisiest end, 1 the cleanest. A
@@ -1404,10 +1556,13 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
             eta: DDIM's noise, for schedulers that know it.
             generator: one generator for everything, or a list of one a video.
             latents: initial noise (b, 3, f, h, w) instead of drawn noise: each window takes that of its frames.
-            prompt_embeds, negative_prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
+            prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
+            negative_prompt_embeds: likewise, of the negative prompts.
             first_frame: frame 0 at full resolution, as a video of one frame in any form of `to_model_space`.
             condition_frames: a video of the full size to condition on instead of the upscaled `frames`.
-            first_frame_num_inference_steps, first_frame_guidance_scale, first_frame_noise_level: for the image model.
+            first_frame_num_inference_steps: the image model's steps, at least 1.
+            first_frame_guidance_scale: the image model's, at least 0.
+            first_frame_noise_level: of the image model's condition, 0 to 999.
             window_size: frames denoised at once, at least 2.
             window_noise: `"independent"`: every window has noise of its own. `"same"`: all windows have the same, as
                 in the released code.
@@ -1417,14 +1572,16 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
             output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`, see `VideoPipelineOutput`.
             return_dict: a `VideoPipelineOutput` rather than a tuple.
             cross_attention_kwargs: `{"scale": number}`, how much of its adapters (LoRA) the network uses.
-            callback_on_step_end, callback_on_step_end_tensor_inputs: as in diffusers; `latents` holds one window.
+            callback_on_step_end: called as `(pipe, step, timestep, tensors)` after each step; `latents` holds one
+                window.
+            callback_on_step_end_tensor_inputs: which of `latents`, `prompt_embeds`, `negative_prompt_embeds` it gets.
             callback_on_window_end: called as `(pipe, index, window)` after each window, (b, 3, f, height, width) in
                 model space; a window begins with the last frame of the one before.
             finished_windows: the first of these windows, in order, as that callback got them in an earlier run of this
                 call: the rest is denoised, with the result of an undisturbed run bit for bit.
 
         Returns:
-            `VideoPipelineOutput` with as many frames as `frames`, or a tuple.
+            `VideoPipelineOutput` with as many frames as `frames`, of height x width, or a tuple.
 
         Raises:
             ValueError, TypeError: before any model runs, naming the argument, its value and what is allowed.
@@ -1475,6 +1632,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         windows = chained_windows(num_frames, window_size)
         check_windows(finished_windows, [(batch, 3, stop - start, height, width) for start, stop in windows])
         check_lora_scale(cross_attention_kwargs)
+        self.check_safety_parts()
         self.begin(guidance_scale, guidance_interval, split_guidance)
         device = self._execution_device
 
@@ -1553,9 +1711,9 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
                 self.end_window(callback_on_window_end, index, window)
 
         # 6. Frames
-        frames = from_model_space(video, output_type)
+        output = self.to_output(video, output_type)
         self.maybe_free_model_hooks()
-        return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
+        return output if return_dict else output.to_tuple()
 
     def check_inputs(
         self,
@@ -1611,6 +1769,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
             raise ValueError(f"`window_noise` must be 'independent' or 'same', got {window_noise!r}.")
         if self.first_frame_unet is not None and self.first_frame_scheduler is None:
             raise ValueError("`first_frame_scheduler` is required: this pipeline has a `first_frame_unet`.")
+        check_extent(batch, num_frames, height, width)
         check_generator(generator, batch)
         check_latents(latents, [(batch, 3, num_frames, height, width)])
         for name, video, count in (
@@ -1629,7 +1788,17 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
     def prepare_condition(
         self, upscaled: Tensor, first_frame: Tensor | None, noise_level: int, generator: Generators
     ) -> Tensor:
-        """Noise-augments the upscaled window (b, 3, f, h, w); frame 0 becomes the clean `first_frame` if any."""
+        """The condition of a window: the upscaled frames with noise, and a clean frame 0 if there is one.
+
+        Args:
+            upscaled: (b, 3, f, height, width) in model space.
+            first_frame: (b, 3, 1, height, width), or `None`.
+            noise_level: 0 to 999, a timestep of `image_noising_scheduler`.
+            generator: one generator, or a list of one a video.
+
+        Returns:
+            (b, 3, f, height, width).
+        """
         noise = draw(tuple(upscaled.shape), generator, like=upscaled)
         levels = torch.full((upscaled.shape[0],), noise_level, device=upscaled.device)
         condition = self.image_noising_scheduler.add_noise(upscaled, noise, levels)
@@ -1651,9 +1820,24 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         generator: Generators = None,
         final_sigmas_type: str | None = None,
     ) -> Tensor:
-        """Frame (b, 3, 1, h, w) in model space -> (b, 3, 1, height, width) by the image super-resolution model.
+        """Enlarges a frame by the image super-resolution model.
 
         The same procedure as for a window, on a video of one frame and with DeepFloyd IF-II's image UNet.
+
+        Args:
+            frame: (b, 3, 1, h, w) in model space.
+            height: of the result, in pixels.
+            width: likewise.
+            prompt_embeds: (b, tokens, width).
+            negative_prompt_embeds: likewise; needed with guidance.
+            num_inference_steps: at least 1.
+            guidance_scale: at least 0; guidance is off up to 1.
+            noise_level: of the condition, 0 to 999.
+            generator: one generator, or a list of one a video.
+            final_sigmas_type: as for the call.
+
+        Returns:
+            (b, 3, 1, height, width) in model space.
         """
         device = prompt_embeds.device
         batch = frame.shape[0]
@@ -1681,7 +1865,16 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
 
     @staticmethod
     def upsample(images: Tensor, height: int, width: int) -> Tensor:
-        """(n, 3, h, w) -> (n, 3, height, width), bilinear with aligned corners."""
+        """Enlarges, bilinearly and with aligned corners.
+
+        Args:
+            images: (n, 3, h, w).
+            height: of the result, in pixels.
+            width: likewise.
+
+        Returns:
+            (n, 3, height, width).
+        """
         return F.interpolate(images, size=(height, width), mode="bilinear", align_corners=True)
 
     @staticmethod

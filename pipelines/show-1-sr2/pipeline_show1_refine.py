@@ -12,6 +12,7 @@
 #                                             and the loop over timesteps.
 #     stages/lora.py                          LoRA adapters for stages and cascades, by diffusers' own methods and
 #                                             peft.
+#     stages/safety.py                        SafetyMixin, flagged, black_out
 #     stages/pipeline_show1_interpolation.py  match_batch
 #     stages/pipeline_show1_refine.py         Stage 4: high resolution by refining in latents (paper section 3.6).
 """Stage 4: high resolution by refining in latents (paper section 3.6).
@@ -27,6 +28,7 @@ import inspect
 import math
 import numbers
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -43,10 +45,12 @@ from diffusers.loaders import StableDiffusionLoraLoaderMixin, TextualInversionLo
 from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.deepfloyd_if.safety_checker import IFSafetyChecker
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils import BaseOutput, convert_unet_state_dict_to_peft, logging, require_peft_backend
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
 
 
 # =====================================================================================================================
@@ -68,10 +72,17 @@ class VideoPipelineOutput(BaseOutput):
             in 0..1; `"pil"` a list of lists of images; `"latent"` the tensor (b, c, f, h, w) in the model's own space,
             unclamped.
         stages: cascades only, with `return_stages=True`: stage name -> that stage's frames, in the same form.
+        nsfw_detected: with a safety checker, for each video whether it was flagged as not safe for work, here or in
+            `stages`. A flagged video is black. `None`: nothing was checked.
+        watermark_detected: likewise for watermarks of stock photographs, by a checker that looks for them (IF's).
+
+    As a tuple, `return_dict=False`: those that are not `None`, in this order.
     """
 
     frames: Frames
     stages: dict[str, Any] | None = None
+    nsfw_detected: list[bool] | None = None
+    watermark_detected: list[bool] | None = None
 
 
 # =====================================================================================================================
@@ -84,12 +95,15 @@ class VideoPipelineOutput(BaseOutput):
 logger = logging.get_logger(__name__)
 
 MAX_TOKENS = 77  # DeepFloyd IF's and CLIP's prompt length
+# Far beyond what the encoders read; the regular expressions of the caption cleaning take the square of it in time.
+MAX_CHARACTERS = 10_000
 
 
 def preprocess(prompts: list[str], clean_caption: bool = False) -> list[str]:
     """Lower-cases and strips; with `clean_caption` DeepFloyd IF's caption cleaning (HTML, URLs, ids, odd quotes)."""
     if not clean_caption:
         return [prompt.lower().strip() for prompt in prompts]
+    from bs4.builder import ParserRejectedMarkup
     from diffusers import IFPipeline
 
     class Cleaner:  # the cleaning is a method that needs this one attribute of a pipeline
@@ -97,7 +111,14 @@ def preprocess(prompts: list[str], clean_caption: bool = False) -> list[str]:
         clean = IFPipeline._clean_caption
 
     cleaner = Cleaner()
-    return [cleaner.clean(cleaner.clean(prompt)) for prompt in prompts]  # twice, as IF does
+
+    def clean(prompt: str) -> str:
+        try:
+            return cleaner.clean(prompt)
+        except ParserRejectedMarkup:  # "<![x" begins a declaration, of a kind that Python's parser doesn't know
+            return cleaner.clean(prompt.replace("<!", "< "))
+
+    return [clean(clean(prompt)) for prompt in prompts]  # twice, as IF does
 
 
 def check_prompts(
@@ -157,12 +178,27 @@ def text_width(unet: Any) -> int:
 def _check_strings(value: Any, name: str, allow_empty: bool) -> int:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, (list, tuple)) or not all(isinstance(v, str) for v in values):
-        raise TypeError(f"`{name}` must be a string or a list of strings, got {value!r}.")
+        raise TypeError(f"`{name}` must be a string or a list of strings, got {shorten(repr(value))}.")
     if not values:
         raise ValueError(f"`{name}` must hold at least one prompt, got an empty list.")
     if not allow_empty and any(not v.strip() for v in values):
         raise ValueError(f"`{name}` must not be empty, got {value!r}.")
+    for text in values:
+        if len(text) > MAX_CHARACTERS:
+            raise ValueError(f"`{name}` must have at most {MAX_CHARACTERS} characters, got {len(text)}.")
+        if not is_text(text):
+            raise ValueError(f"`{name}` must be Unicode text, got {shorten(repr(text))} with half a character in it.")
     return len(values)
+
+
+def is_text(text: str) -> bool:
+    """Whether a string can be written and encoded: JSON, YAML and command lines can spell half a character."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def shorten(text: str, most: int = 200) -> str:
+    """A text for a message, cut where it is long."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 def tokenize(tokenizer: Any, prompts: list[str], max_length: int = MAX_TOKENS) -> dict[str, Tensor]:
@@ -183,7 +219,7 @@ def tokenize(tokenizer: Any, prompts: list[str], max_length: int = MAX_TOKENS) -
             cut = tokenizer.decode(whole[max_length - 1 : -1])
             logger.warning(
                 f"The prompt is longer than the {max_length} tokens that the text encoder reads; "
-                f"cut from its end: {cut!r}"
+                f"cut from its end: {shorten(repr(cut), 2000)}"
             )
     return tokens
 
@@ -222,11 +258,17 @@ class PromptMixin:
         Returns:
             `(prompt_embeds, negative_prompt_embeds)`, each (prompts · videos, tokens, width); the second is `None`
             without guidance.
+
+        Raises:
+            ValueError, TypeError: a prompt that is no text, too long, or without an encoder for it.
         """
         self.check_encoder(
             prompt if prompt_embeds is None else None, negative_prompt_embeds, do_classifier_free_guidance
         )
         device = device or self._execution_device
+        for name, given in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+            if given is not None:
+                _check_strings(given, name, allow_empty=True)
         if prompt_embeds is None:
             prompts = [prompt] if isinstance(prompt, str) else list(prompt)
             prompt_embeds = self._encode(prompts, device, clean_caption)
@@ -290,7 +332,7 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 def to_model_space(frames: Any, input_type: str | None = None, name: str = "frames") -> Tensor:
-    """Any form of one or several videos -> (b, c, f, h, w) float32, nominally in [-1, 1].
+    """Any form of one or several videos -> a tensor in model space.
 
     Args:
         frames: a list of PIL images (one video) or a list of such lists; an array (f, h, w, 3) or (b, f, h, w, 3),
@@ -299,6 +341,9 @@ def to_model_space(frames: Any, input_type: str | None = None, name: str = "fram
         input_type: `"pt"` or `"latent"`, for tensors whose layout does not tell (three frames); `None` reads it off
             the channel axis.
         name: the argument's name in messages.
+
+    Returns:
+        (b, 3, f, h, w) float32, nominally in [-1, 1].
 
     Raises:
         TypeError: not frames at all.
@@ -451,6 +496,8 @@ def overlapping_windows(num_frames: int, window_size: int, overlap: int) -> list
 # =====================================================================================================================
 
 
+MAX_NUMBERS = 2**32  # of the videos of a call: 16 GiB in float32
+
 Generators = torch.Generator | list[torch.Generator] | list[torch.Generator | None] | None
 # Called as (stage, index, window) when a window is denoised: what `finished_windows` takes to leave it out next time.
 WindowCallback = Callable[[Any, int, Tensor], None]
@@ -602,7 +649,9 @@ def check_count(value: Any, name: str, low: int = 1, high: int | None = None) ->
 
 def check_number(value: Any, name: str, low: float, high: float = math.inf, above: bool = False) -> None:
     """A finite number from `low` (exclusive with `above`) to `high`, else a ValueError that says so."""
-    good = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    good = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    # Compared and not converted: a whole number of 400 digits is no float. NaN fails too.
+    good = good and -sys.float_info.max <= value <= sys.float_info.max
     if not good or value < low or value > high or (above and value == low):
         limits = f"above {low}" if above else f"of at least {low}"
         upper = "" if math.isinf(high) else f" and at most {high}"
@@ -611,12 +660,21 @@ def check_number(value: Any, name: str, low: float, high: float = math.inf, abov
 
 def check_size(height: Any, width: Any, divisor: int) -> None:
     for name, value in (("height", height), ("width", width)):
-        check_count(value, name)
+        check_count(value, name, high=2**14)
         if value % divisor:
             raise ValueError(
                 f"`{name}` must be a multiple of {divisor} (the network halves it that often), got {value}; "
                 f"the nearest are {value // divisor * divisor or divisor} and {(value // divisor + 1) * divisor}."
             )
+
+
+def check_extent(batch: int, num_frames: int, height: int, width: int) -> None:
+    """A ValueError for videos of more numbers than any machine holds, before memory is taken for them."""
+    if batch * 3 * num_frames * height * width > MAX_NUMBERS:
+        raise ValueError(
+            f"`num_frames`, `height` and `width` must make videos of at most {MAX_NUMBERS} numbers "
+            f"(16 GiB in float32), got {batch} of {num_frames} frames of {height}x{width}."
+        )
 
 
 def check_interval(value: Any, name: str) -> None:
@@ -973,7 +1031,7 @@ def check_lora_scale(cross_attention_kwargs: Any, name: str = "cross_attention_k
     if not isinstance(given, dict) or set(given) - {"scale"}:
         raise ValueError(f"`{name}` must be None or {{'scale': number}}, got {given!r}.")
     scale = given.get("scale", 1.0)
-    if not isinstance(scale, numbers.Real) or isinstance(scale, bool) or not math.isfinite(scale):
+    if not isinstance(scale, numbers.Real) or isinstance(scale, bool) or not abs(scale) <= sys.float_info.max:
         raise ValueError(f"`{name}['scale']` must be a finite number, got {scale!r}.")
 
 
@@ -1261,6 +1319,93 @@ def _some(names: Any) -> str:
 
 
 # =====================================================================================================================
+# stages/safety.py
+#
+# SafetyMixin, flagged, black_out
+# =====================================================================================================================
+
+
+class SafetyMixin:
+    """The optional components `safety_checker` and `feature_extractor`, for stages and for the cascade."""
+
+    # transformers 5 loads no model that lacks this, and diffusers 0.42 gives it to Stable Diffusion's checker alone.
+    if not hasattr(IFSafetyChecker, "all_tied_weights_keys"):
+        IFSafetyChecker.all_tied_weights_keys = {}
+
+    def check_safety_parts(self) -> None:
+        """Refuses a checker without its images' preparation, before any model runs.
+
+        Raises:
+            ValueError: there is a `safety_checker` and no `feature_extractor`.
+        """
+        if self.safety_checker is not None and self.feature_extractor is None:
+            raise ValueError(
+                "`feature_extractor` must be the one of the `safety_checker` (a CLIPImageProcessor), got None."
+            )
+
+    @torch.no_grad()
+    def run_safety_checker(self, video: Tensor) -> tuple[list[bool], list[bool] | None]:
+        """Shows every frame to the checker.
+
+        Args:
+            video: (b, 3, f, h, w) in model space.
+
+        Returns:
+            For each video whether a frame of it was flagged as not safe for work; the same for watermarks of stock
+            photographs, or `None` of a checker that does not look for them (Stable Diffusion's).
+        """
+        found = []
+        for one in video:  # one at a time: a batch of long videos may not fit
+            images = (from_model_space(one[None].float(), "np")[0] * 255).round().astype("uint8")
+            clip_input = self.feature_extractor(list(images), return_tensors="pt").pixel_values
+            # The checker writes into the images that it flags: these are its own. Which it flags is what counts here.
+            _, *flags = self.safety_checker(
+                images=list(images), clip_input=clip_input.to(self._execution_device, self.safety_checker.dtype)
+            )
+            found.append([any(of_frames) for of_frames in flags])
+        nsfw, *watermarks = (list(flags) for flags in zip(*found, strict=True))
+        return nsfw, watermarks[0] if watermarks else None
+
+    def to_output(self, video: Tensor, output_type: str) -> VideoPipelineOutput:
+        """What is handed out of a finished video: checked where there is a checker, black where it flags a frame.
+
+        Args:
+            video: (b, 3, f, h, w) in model space.
+            output_type: `"pil"`, `"np"`, `"pt"`; or `"latent"`, which is not checked.
+
+        Returns:
+            `VideoPipelineOutput`.
+        """
+        frames = from_model_space(video, output_type)
+        if self.safety_checker is None or output_type == "latent":
+            return VideoPipelineOutput(frames=frames)
+        nsfw, watermarks = self.run_safety_checker(video)
+        output = VideoPipelineOutput(frames=frames, nsfw_detected=nsfw, watermark_detected=watermarks)
+        if any(flags := flagged(output)):
+            logger.warning(
+                f"The safety checker flagged {sum(flags)} of {len(video)} videos: all of their frames are black. "
+                "Another prompt or seed may help."
+            )
+            black_out(output.frames, flags)
+        return output
+
+
+def flagged(output: VideoPipelineOutput) -> list[bool]:
+    """For each video whether it was flagged, for whatever reason; empty where nothing was checked."""
+    reasons = [flags for flags in (output.nsfw_detected, output.watermark_detected) if flags is not None]
+    return [any(flags) for flags in zip(*reasons, strict=True)]
+
+
+def black_out(frames: Any, flags: list[bool]) -> None:
+    """Makes all frames of the flagged videos black, in place; `frames` in any form of `output_type`."""
+    for i, flag in enumerate(flags):
+        if flag and isinstance(frames, list):
+            frames[i] = [PIL.Image.new("RGB", frame.size) for frame in frames[i]]
+        elif flag:
+            frames[i] = 0
+
+
+# =====================================================================================================================
 # stages/pipeline_show1_interpolation.py
 #
 # match_batch
@@ -1287,7 +1432,7 @@ def match_batch(frames: Tensor, prompts: int, num_videos_per_prompt: int) -> Ten
 
 
 class Show1RefinementPipeline(
-    DenoisingMixin, PromptMixin, TextualInversionLoaderMixin, StageLoraMixin, DiffusionPipeline
+    DenoisingMixin, PromptMixin, TextualInversionLoaderMixin, StageLoraMixin, SafetyMixin, DiffusionPipeline
 ):
     r"""Resizes a video and refines it in a VAE's latent space: SDEdit with an expert for the last 900 timesteps.
 
@@ -1296,15 +1441,18 @@ class Show1RefinementPipeline(
     only: the layout is there already, the detail is its whole task.
 
     Args:
-        tokenizer, text_encoder: CLIP. May be `None` when `prompt_embeds` are passed.
+        tokenizer: CLIP's. May be `None` when `prompt_embeds` are passed.
+        text_encoder: CLIP. Likewise.
         unet (`Show1UNet3DConditionModel` or diffusers' `UNet3DConditionModel`): as many channels as the latents.
         vae (`AutoencoderKL`): applied frame by frame.
         scheduler: any of diffusers' schedulers for discrete timesteps.
+        feature_extractor (`CLIPImageProcessor`, *optional*): prepares frames for the safety checker.
+        safety_checker (`IFSafetyChecker`, *optional*): looks at every frame before it is returned.
     """
 
     stage_name = "refine"
-    model_cpu_offload_seq = "text_encoder->unet->vae"
-    _optional_components = ["tokenizer", "text_encoder"]
+    model_cpu_offload_seq = "text_encoder->unet->vae->safety_checker"
+    _optional_components = ["tokenizer", "text_encoder", "feature_extractor", "safety_checker"]
     _mask_padding = False
 
     def __init__(
@@ -1314,9 +1462,19 @@ class Show1RefinementPipeline(
         unet: ModelMixin,
         vae: AutoencoderKL,
         scheduler: KarrasDiffusionSchedulers,
+        feature_extractor: BaseImageProcessor | None = None,
+        safety_checker: PreTrainedModel | None = None,
     ):
         super().__init__()
-        self.register_modules(tokenizer=tokenizer, text_encoder=text_encoder, unet=unet, vae=vae, scheduler=scheduler)
+        self.register_modules(
+            tokenizer=tokenizer,
+            text_encoder=text_encoder,
+            unet=unet,
+            vae=vae,
+            scheduler=scheduler,
+            feature_extractor=feature_extractor,
+            safety_checker=safety_checker,
+        )
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1) if vae is not None else 8
 
     @torch.no_grad()
@@ -1358,12 +1516,13 @@ class Show1RefinementPipeline(
         Args:
             frames: a video, one or one a prompt, any number of frames, in any form of `to_model_space`.
             prompt: one prompt or a list; not with `prompt_embeds`.
-            height, width: of the result, multiples of the VAE's factor (8 for the published one); by default the
-                input's own.
+            height: of the result, a multiple of the VAE's factor (8 for the published one); by default the input's.
+            width: likewise.
             strength: above 0 and at most 1: how far the video is noised. 0.8 of 50 steps starts at timestep 781 or
                 so, inside the expert's 0-900.
-            num_inference_steps: at least 1, of which `strength` times as many are run; or `timesteps`, a falling list
-                of which the last `strength` part is run.
+            num_inference_steps: at least 1, of which `strength` times as many are run.
+            timesteps: falling diffusion timesteps, to be used in place of `num_inference_steps`; the last `strength`
+                part of them is run.
             guidance_scale: at least 0; guidance is off up to 1.
             guidance_interval: (start, stop), fractions of the steps: the first int(start·steps) and those from
                 int(stop·steps) on are not guided and cost half as much. 0 is the noisiest end, 1 the cleanest. A
@@ -1375,7 +1534,8 @@ class Show1RefinementPipeline(
             eta: DDIM's noise, for schedulers that know it.
             generator: one generator for everything, or a list of one a video.
             latents: the noise (b, c, f, h/8, w/8) that goes over the encoded video, instead of drawn noise.
-            prompt_embeds, negative_prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
+            prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
+            negative_prompt_embeds: likewise, of the negative prompts.
             resize: `"bilinear"` on the numbers as they are (the paper), or `"uint8_bicubic"`: cut to 8 bits and
                 resized by Pillow (the released code).
             window_size: frames that the network sees at once, at least 2 (`None`: all). The published network refines
@@ -1388,13 +1548,14 @@ class Show1RefinementPipeline(
             output_type: `"pil"`, `"np"`, `"pt"`, or `"latent"` for the VAE's latents.
             return_dict: a `VideoPipelineOutput` rather than a tuple.
             cross_attention_kwargs: `{"scale": number}`, how much of its adapters (LoRA) the network uses.
-            callback_on_step_end, callback_on_step_end_tensor_inputs: as in diffusers.
+            callback_on_step_end: called as `(pipe, step, timestep, tensors)` after each step.
+            callback_on_step_end_tensor_inputs: which of `latents`, `prompt_embeds`, `negative_prompt_embeds` it gets.
             callback_on_window_end: called as `(pipe, 0, latents)` with the refined latents, (b, c, f, h/8, w/8),
                 before they are decoded: the stage has one window.
             finished_windows: `[latents]`, as that callback got them in an earlier run of this call, only to decode.
 
         Returns:
-            `VideoPipelineOutput` with as many frames as `frames`, or a tuple.
+            `VideoPipelineOutput` with as many frames as `frames`, of height x width, or a tuple.
 
         Raises:
             ValueError, TypeError: before any model runs, naming the argument, its value and what is allowed.
@@ -1434,6 +1595,7 @@ class Show1RefinementPipeline(
         size = (video.shape[2], height // self.vae_scale_factor, width // self.vae_scale_factor)
         check_windows(finished_windows, [(batch, self.vae.config.latent_channels, *size)])
         check_lora_scale(cross_attention_kwargs)
+        self.check_safety_parts()
         self.begin(guidance_scale, guidance_interval, split_guidance)
         device = self._execution_device
 
@@ -1483,12 +1645,10 @@ class Show1RefinementPipeline(
             self.end_window(callback_on_window_end, 0, latents)
 
         # 6. Frames
-        if output_type == "latent":
-            frames = latents
-        else:
-            frames = from_model_space(self.decode_latents(latents, vae_batch_size), output_type)
+        video = latents if output_type == "latent" else self.decode_latents(latents, vae_batch_size)
+        output = self.to_output(video, output_type)
         self.maybe_free_model_hooks()
-        return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
+        return output if return_dict else output.to_tuple()
 
     def check_inputs(
         self,
@@ -1544,7 +1704,8 @@ class Show1RefinementPipeline(
             check_count(window_size, "window_size", low=2)
             check_count(window_overlap, "window_overlap", low=0, high=window_size - 1)
         if vae_batch_size is not None:
-            check_count(vae_batch_size, "vae_batch_size")
+            check_count(vae_batch_size, "vae_batch_size", high=2**31 - 1)
+        check_extent(batch, frames.shape[2], height, width)
         check_generator(generator, batch)
         size = (frames.shape[2], height // self.vae_scale_factor, width // self.vae_scale_factor)
         check_latents(latents, [(batch, self.vae.config.latent_channels, *size)])
@@ -1552,7 +1713,17 @@ class Show1RefinementPipeline(
 
     @staticmethod
     def resize_video(video: Tensor, height: int, width: int, resize: str) -> Tensor:
-        """(b, 3, f, h, w) -> (b, 3, f, height, width), in model space."""
+        """Resizes a video in model space.
+
+        Args:
+            video: (b, 3, f, h, w).
+            height: of the result, in pixels.
+            width: likewise.
+            resize: `"bilinear"` or `"uint8_bicubic"`, as for the call.
+
+        Returns:
+            (b, 3, f, height, width).
+        """
         if resize == "uint8_bicubic":
             return to_model_space(resize_uint8(truncate_to_uint8(video), height, width))
         if video.shape[-2:] == (height, width):
@@ -1568,9 +1739,19 @@ class Show1RefinementPipeline(
         size: tuple[int, int] | None = None,
         resize: str = "bilinear",
     ) -> Tensor:
-        """(b, 3, f, h, w) in model space -> a sample of its latents (b, c, f, h/8, w/8), scaled for the UNet.
+        """A sample of a video's latents, scaled for the UNet.
 
-        The frames are resized to `size`, (height, width), on the way: the large video never exists as a whole.
+        The frames are resized on the way: the large video never exists as a whole.
+
+        Args:
+            video: (b, 3, f, h, w) in model space.
+            generator: of the posterior sample; one generator, or a list of one a video.
+            vae_batch_size: frames encoded at once (`None`: all).
+            size: (height, width) of the frames that are encoded; by default the video's own.
+            resize: `"bilinear"` or `"uint8_bicubic"`, as for the call.
+
+        Returns:
+            (b, c, f, height/8, width/8).
         """
         images = fold(video)
         height, width = size or video.shape[-2:]
@@ -1586,7 +1767,18 @@ class Show1RefinementPipeline(
         return latents * self.vae.config.scaling_factor
 
     def decode_latents(self, latents: Tensor, vae_batch_size: int | None = None) -> Tensor:
-        """Latents (b, c, f, h, w) -> video (b, 3, f, 8h, 8w) in model space."""
+        """Decodes latents, frame by frame.
+
+        Args:
+            latents: (b, c, f, h, w), scaled for the UNet.
+            vae_batch_size: frames decoded at once (`None`: all).
+
+        Returns:
+            (b, 3, f, 8h, 8w) in model space.
+
+        Raises:
+            FloatingPointError: the VAE made NaN or infinity.
+        """
         images = fold(latents) / self.vae.config.scaling_factor
         factor = self.vae_scale_factor
         height, width = images.shape[-2] * factor, images.shape[-1] * factor

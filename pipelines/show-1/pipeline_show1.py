@@ -12,6 +12,8 @@
 #                                             for the latent one (paper section 4.4).
 #     stages/lora.py                          LoRA adapters for stages and cascades, by diffusers' own methods and
 #                                             peft.
+#     stages/safety.py                        The slot for a safety checker, as DeepFloyd IF has it in diffusers: it
+#                                             sees frames before they are handed out.
 #     stages/pipeline_show1_base.py           Stage 1: text -> keyframes, in pixels (paper section 3.3).
 #     stages/pipeline_show1_interpolation.py  Stage 2: keyframes -> all frames, in pixels (paper section 3.4).
 #     stages/pipeline_show1_superres.py       Stage 3: four times the height and width, in pixels (paper section 3.5).
@@ -33,6 +35,7 @@ import inspect
 import math
 import numbers
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -49,11 +52,12 @@ from diffusers.loaders import StableDiffusionLoraLoaderMixin, TextualInversionLo
 from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.deepfloyd_if.safety_checker import IFSafetyChecker
 from diffusers.schedulers import DDPMScheduler, KarrasDiffusionSchedulers
 from diffusers.utils import BaseOutput, convert_unet_state_dict_to_peft, logging, require_peft_backend
 from diffusers.utils.torch_utils import get_device
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
+from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedModel, T5EncoderModel, T5Tokenizer
 from transformers.image_processing_utils import BaseImageProcessor
 
 
@@ -76,10 +80,17 @@ class VideoPipelineOutput(BaseOutput):
             in 0..1; `"pil"` a list of lists of images; `"latent"` the tensor (b, c, f, h, w) in the model's own space,
             unclamped.
         stages: cascades only, with `return_stages=True`: stage name -> that stage's frames, in the same form.
+        nsfw_detected: with a safety checker, for each video whether it was flagged as not safe for work, here or in
+            `stages`. A flagged video is black. `None`: nothing was checked.
+        watermark_detected: likewise for watermarks of stock photographs, by a checker that looks for them (IF's).
+
+    As a tuple, `return_dict=False`: those that are not `None`, in this order.
     """
 
     frames: Frames
     stages: dict[str, Any] | None = None
+    nsfw_detected: list[bool] | None = None
+    watermark_detected: list[bool] | None = None
 
 
 # =====================================================================================================================
@@ -93,7 +104,7 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 def to_model_space(frames: Any, input_type: str | None = None, name: str = "frames") -> Tensor:
-    """Any form of one or several videos -> (b, c, f, h, w) float32, nominally in [-1, 1].
+    """Any form of one or several videos -> a tensor in model space.
 
     Args:
         frames: a list of PIL images (one video) or a list of such lists; an array (f, h, w, 3) or (b, f, h, w, 3),
@@ -102,6 +113,9 @@ def to_model_space(frames: Any, input_type: str | None = None, name: str = "fram
         input_type: `"pt"` or `"latent"`, for tensors whose layout does not tell (three frames); `None` reads it off
             the channel axis.
         name: the argument's name in messages.
+
+    Returns:
+        (b, 3, f, h, w) float32, nominally in [-1, 1].
 
     Raises:
         TypeError: not frames at all.
@@ -272,6 +286,8 @@ def overlapping_windows(num_frames: int, window_size: int, overlap: int) -> list
 # is drawn as (b·f, c, h, w), as the released code has it.
 # =====================================================================================================================
 
+
+MAX_NUMBERS = 2**32  # of the videos of a call: 16 GiB in float32
 
 Generators = torch.Generator | list[torch.Generator] | list[torch.Generator | None] | None
 # Called as (stage, index, window) when a window is denoised: what `finished_windows` takes to leave it out next time.
@@ -448,7 +464,9 @@ def check_count(value: Any, name: str, low: int = 1, high: int | None = None) ->
 
 def check_number(value: Any, name: str, low: float, high: float = math.inf, above: bool = False) -> None:
     """A finite number from `low` (exclusive with `above`) to `high`, else a ValueError that says so."""
-    good = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    good = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    # Compared and not converted: a whole number of 400 digits is no float. NaN fails too.
+    good = good and -sys.float_info.max <= value <= sys.float_info.max
     if not good or value < low or value > high or (above and value == low):
         limits = f"above {low}" if above else f"of at least {low}"
         upper = "" if math.isinf(high) else f" and at most {high}"
@@ -457,12 +475,21 @@ def check_number(value: Any, name: str, low: float, high: float = math.inf, abov
 
 def check_size(height: Any, width: Any, divisor: int) -> None:
     for name, value in (("height", height), ("width", width)):
-        check_count(value, name)
+        check_count(value, name, high=2**14)
         if value % divisor:
             raise ValueError(
                 f"`{name}` must be a multiple of {divisor} (the network halves it that often), got {value}; "
                 f"the nearest are {value // divisor * divisor or divisor} and {(value // divisor + 1) * divisor}."
             )
+
+
+def check_extent(batch: int, num_frames: int, height: int, width: int) -> None:
+    """A ValueError for videos of more numbers than any machine holds, before memory is taken for them."""
+    if batch * 3 * num_frames * height * width > MAX_NUMBERS:
+        raise ValueError(
+            f"`num_frames`, `height` and `width` must make videos of at most {MAX_NUMBERS} numbers "
+            f"(16 GiB in float32), got {batch} of {num_frames} frames of {height}x{width}."
+        )
 
 
 def check_interval(value: Any, name: str) -> None:
@@ -806,12 +833,15 @@ class DenoisingMixin(NetworkTypesMixin):
 logger = logging.get_logger(__name__)
 
 MAX_TOKENS = 77  # DeepFloyd IF's and CLIP's prompt length
+# Far beyond what the encoders read; the regular expressions of the caption cleaning take the square of it in time.
+MAX_CHARACTERS = 10_000
 
 
 def preprocess(prompts: list[str], clean_caption: bool = False) -> list[str]:
     """Lower-cases and strips; with `clean_caption` DeepFloyd IF's caption cleaning (HTML, URLs, ids, odd quotes)."""
     if not clean_caption:
         return [prompt.lower().strip() for prompt in prompts]
+    from bs4.builder import ParserRejectedMarkup
     from diffusers import IFPipeline
 
     class Cleaner:  # the cleaning is a method that needs this one attribute of a pipeline
@@ -819,7 +849,14 @@ def preprocess(prompts: list[str], clean_caption: bool = False) -> list[str]:
         clean = IFPipeline._clean_caption
 
     cleaner = Cleaner()
-    return [cleaner.clean(cleaner.clean(prompt)) for prompt in prompts]  # twice, as IF does
+
+    def clean(prompt: str) -> str:
+        try:
+            return cleaner.clean(prompt)
+        except ParserRejectedMarkup:  # "<![x" begins a declaration, of a kind that Python's parser doesn't know
+            return cleaner.clean(prompt.replace("<!", "< "))
+
+    return [clean(clean(prompt)) for prompt in prompts]  # twice, as IF does
 
 
 def check_prompts(
@@ -879,12 +916,27 @@ def text_width(unet: Any) -> int:
 def _check_strings(value: Any, name: str, allow_empty: bool) -> int:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, (list, tuple)) or not all(isinstance(v, str) for v in values):
-        raise TypeError(f"`{name}` must be a string or a list of strings, got {value!r}.")
+        raise TypeError(f"`{name}` must be a string or a list of strings, got {shorten(repr(value))}.")
     if not values:
         raise ValueError(f"`{name}` must hold at least one prompt, got an empty list.")
     if not allow_empty and any(not v.strip() for v in values):
         raise ValueError(f"`{name}` must not be empty, got {value!r}.")
+    for text in values:
+        if len(text) > MAX_CHARACTERS:
+            raise ValueError(f"`{name}` must have at most {MAX_CHARACTERS} characters, got {len(text)}.")
+        if not is_text(text):
+            raise ValueError(f"`{name}` must be Unicode text, got {shorten(repr(text))} with half a character in it.")
     return len(values)
+
+
+def is_text(text: str) -> bool:
+    """Whether a string can be written and encoded: JSON, YAML and command lines can spell half a character."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def shorten(text: str, most: int = 200) -> str:
+    """A text for a message, cut where it is long."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 def tokenize(tokenizer: Any, prompts: list[str], max_length: int = MAX_TOKENS) -> dict[str, Tensor]:
@@ -905,7 +957,7 @@ def tokenize(tokenizer: Any, prompts: list[str], max_length: int = MAX_TOKENS) -
             cut = tokenizer.decode(whole[max_length - 1 : -1])
             logger.warning(
                 f"The prompt is longer than the {max_length} tokens that the text encoder reads; "
-                f"cut from its end: {cut!r}"
+                f"cut from its end: {shorten(repr(cut), 2000)}"
             )
     return tokens
 
@@ -944,11 +996,17 @@ class PromptMixin:
         Returns:
             `(prompt_embeds, negative_prompt_embeds)`, each (prompts · videos, tokens, width); the second is `None`
             without guidance.
+
+        Raises:
+            ValueError, TypeError: a prompt that is no text, too long, or without an encoder for it.
         """
         self.check_encoder(
             prompt if prompt_embeds is None else None, negative_prompt_embeds, do_classifier_free_guidance
         )
         device = device or self._execution_device
+        for name, given in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+            if given is not None:
+                _check_strings(given, name, allow_empty=True)
         if prompt_embeds is None:
             prompts = [prompt] if isinstance(prompt, str) else list(prompt)
             prompt_embeds = self._encode(prompts, device, clean_caption)
@@ -1029,7 +1087,7 @@ def check_lora_scale(cross_attention_kwargs: Any, name: str = "cross_attention_k
     if not isinstance(given, dict) or set(given) - {"scale"}:
         raise ValueError(f"`{name}` must be None or {{'scale': number}}, got {given!r}.")
     scale = given.get("scale", 1.0)
-    if not isinstance(scale, numbers.Real) or isinstance(scale, bool) or not math.isfinite(scale):
+    if not isinstance(scale, numbers.Real) or isinstance(scale, bool) or not abs(scale) <= sys.float_info.max:
         raise ValueError(f"`{name}['scale']` must be a finite number, got {scale!r}.")
 
 
@@ -1317,28 +1375,141 @@ def _some(names: Any) -> str:
 
 
 # =====================================================================================================================
+# stages/safety.py
+#
+# The slot for a safety checker, as DeepFloyd IF has it in diffusers: it sees frames before they are handed out.
+# =====================================================================================================================
+
+
+class SafetyMixin:
+    """The optional components `safety_checker` and `feature_extractor`, for stages and for the cascade."""
+
+    # transformers 5 loads no model that lacks this, and diffusers 0.42 gives it to Stable Diffusion's checker alone.
+    if not hasattr(IFSafetyChecker, "all_tied_weights_keys"):
+        IFSafetyChecker.all_tied_weights_keys = {}
+
+    def check_safety_parts(self) -> None:
+        """Refuses a checker without its images' preparation, before any model runs.
+
+        Raises:
+            ValueError: there is a `safety_checker` and no `feature_extractor`.
+        """
+        if self.safety_checker is not None and self.feature_extractor is None:
+            raise ValueError(
+                "`feature_extractor` must be the one of the `safety_checker` (a CLIPImageProcessor), got None."
+            )
+
+    @torch.no_grad()
+    def run_safety_checker(self, video: Tensor) -> tuple[list[bool], list[bool] | None]:
+        """Shows every frame to the checker.
+
+        Args:
+            video: (b, 3, f, h, w) in model space.
+
+        Returns:
+            For each video whether a frame of it was flagged as not safe for work; the same for watermarks of stock
+            photographs, or `None` of a checker that does not look for them (Stable Diffusion's).
+        """
+        found = []
+        for one in video:  # one at a time: a batch of long videos may not fit
+            images = (from_model_space(one[None].float(), "np")[0] * 255).round().astype("uint8")
+            clip_input = self.feature_extractor(list(images), return_tensors="pt").pixel_values
+            # The checker writes into the images that it flags: these are its own. Which it flags is what counts here.
+            _, *flags = self.safety_checker(
+                images=list(images), clip_input=clip_input.to(self._execution_device, self.safety_checker.dtype)
+            )
+            found.append([any(of_frames) for of_frames in flags])
+        nsfw, *watermarks = (list(flags) for flags in zip(*found, strict=True))
+        return nsfw, watermarks[0] if watermarks else None
+
+    def to_output(self, video: Tensor, output_type: str) -> VideoPipelineOutput:
+        """What is handed out of a finished video: checked where there is a checker, black where it flags a frame.
+
+        Args:
+            video: (b, 3, f, h, w) in model space.
+            output_type: `"pil"`, `"np"`, `"pt"`; or `"latent"`, which is not checked.
+
+        Returns:
+            `VideoPipelineOutput`.
+        """
+        frames = from_model_space(video, output_type)
+        if self.safety_checker is None or output_type == "latent":
+            return VideoPipelineOutput(frames=frames)
+        nsfw, watermarks = self.run_safety_checker(video)
+        output = VideoPipelineOutput(frames=frames, nsfw_detected=nsfw, watermark_detected=watermarks)
+        if any(flags := flagged(output)):
+            logger.warning(
+                f"The safety checker flagged {sum(flags)} of {len(video)} videos: all of their frames are black. "
+                "Another prompt or seed may help."
+            )
+            black_out(output.frames, flags)
+        return output
+
+
+def flagged(output: VideoPipelineOutput) -> list[bool]:
+    """For each video whether it was flagged, for whatever reason; empty where nothing was checked."""
+    reasons = [flags for flags in (output.nsfw_detected, output.watermark_detected) if flags is not None]
+    return [any(flags) for flags in zip(*reasons, strict=True)]
+
+
+def black_out(frames: Any, flags: list[bool]) -> None:
+    """Makes all frames of the flagged videos black, in place; `frames` in any form of `output_type`."""
+    for i, flag in enumerate(flags):
+        if flag and isinstance(frames, list):
+            frames[i] = [PIL.Image.new("RGB", frame.size) for frame in frames[i]]
+        elif flag:
+            frames[i] = 0
+
+
+def join_outputs(outputs: dict[str, VideoPipelineOutput]) -> VideoPipelineOutput:
+    """A cascade's output: the last stage's frames, all stages', and which videos were flagged in any.
+
+    A video that the last stage's frames condemn is black in the others too. The reverse does not hold: whether the
+    result is shown depends on itself alone, and so on nothing that only asks for more stages to be returned.
+    """
+    last = list(outputs.values())[-1]
+    for output in outputs.values():
+        black_out(output.frames, flagged(last))
+
+    def of_any(name: str) -> list[bool] | None:
+        if getattr(last, name) is None:
+            return None
+        return [any(flags) for flags in zip(*(getattr(output, name) for output in outputs.values()), strict=True)]
+
+    return VideoPipelineOutput(
+        frames=last.frames,
+        stages={stage: output.frames for stage, output in outputs.items()},
+        nsfw_detected=of_any("nsfw_detected"),
+        watermark_detected=of_any("watermark_detected"),
+    )
+
+
+# =====================================================================================================================
 # stages/pipeline_show1_base.py
 #
 # Stage 1: text -> keyframes, in pixels (paper section 3.3).
 # =====================================================================================================================
 
 
-class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, DiffusionPipeline):
+class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, SafetyMixin, DiffusionPipeline):
     r"""Text to a few keyframes at very low resolution, denoised directly in pixels.
 
     Section 3.3 of the Show-1 paper: a latent space would leave a 64x40 frame only 8x5 cells, too few to follow the
     prompt; in pixels it aligns with the text and still costs little.
 
     Args:
-        tokenizer, text_encoder: T5. May be `None` when `prompt_embeds` are passed.
+        tokenizer: T5's. May be `None` when `prompt_embeds` are passed.
+        text_encoder: T5. Likewise.
         unet (`Show1UNet3DConditionModel`): 3 input channels; 3 output channels, or 6 with a predicted variance.
         scheduler: any of diffusers' schedulers for discrete timesteps.
-        feature_extractor: part of the published repository and unused; may be `None`.
+        feature_extractor: prepares frames for the safety checker, and is unused without one; part of the published
+            repository.
+        safety_checker (`IFSafetyChecker`, *optional*): looks at every frame before it is returned.
     """
 
     stage_name = "base"
-    model_cpu_offload_seq = "text_encoder->unet"
-    _optional_components = ["tokenizer", "text_encoder", "feature_extractor"]
+    model_cpu_offload_seq = "text_encoder->unet->safety_checker"
+    _optional_components = ["tokenizer", "text_encoder", "feature_extractor", "safety_checker"]
 
     def __init__(
         self,
@@ -1347,6 +1518,7 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
         unet: ModelMixin,
         scheduler: KarrasDiffusionSchedulers,
         feature_extractor: BaseImageProcessor | None = None,
+        safety_checker: PreTrainedModel | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -1355,6 +1527,7 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
             unet=unet,
             scheduler=scheduler,
             feature_extractor=feature_extractor,
+            safety_checker=safety_checker,
         )
 
     @torch.no_grad()
@@ -1390,10 +1563,12 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
 
         Args:
             prompt: one prompt or a list; not with `prompt_embeds`.
-            height, width: pixels, multiples of 2^(blocks-1) (8 for the published network). By default 5/8 of the
-                width the network was trained at, and that width: 40x64.
+            height: pixels, a multiple of 2^(blocks-1) (8 for the published network). By default 5/8 of the width that
+                the network was trained at: 40.
+            width: likewise; by default that width: 64.
             num_frames: keyframes, at least 1; the published network was trained at 8.
-            num_inference_steps: at least 1; or `timesteps`, a falling list of diffusion timesteps.
+            num_inference_steps: at least 1, at most the scheduler's training timesteps.
+            timesteps: falling diffusion timesteps, to be used in place of `num_inference_steps`.
             guidance_scale: at least 0; guidance is off up to 1.
             guidance_interval: (start, stop), fractions of the steps: the first int(start·steps) and those from
                 int(stop·steps) on are not guided and cost half as much. 0 is the noisiest end, 1 the cleanest. A
@@ -1405,7 +1580,8 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
             eta: DDIM's noise, for schedulers that know it.
             generator: one generator for everything, or a list of one a video.
             latents: initial noise (b, 3, f, h, w) instead of drawn noise.
-            prompt_embeds, negative_prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
+            prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
+            negative_prompt_embeds: likewise, of the negative prompts.
             clean_caption: DeepFloyd IF's caption cleaning before encoding.
             final_sigmas_type: `"sigma_min"` for the last DPM-Solver++ step of the released code.
             output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`, see `VideoPipelineOutput`.
@@ -1419,7 +1595,8 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
             finished_windows: `[video]`, as that callback got it in an earlier run of this call, to take it over.
 
         Returns:
-            `VideoPipelineOutput`, or `(frames,)`.
+            `VideoPipelineOutput`, or `(frames,)`: b videos of `num_frames` frames of height x width; b is the number
+            of prompts times `num_videos_per_prompt`.
 
         Raises:
             ValueError, TypeError: before any model runs, naming the argument, its value and what is allowed.
@@ -1450,6 +1627,7 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
         shape = (batch, 3, num_frames, height, width)
         check_windows(finished_windows, [shape])
         check_lora_scale(cross_attention_kwargs)
+        self.check_safety_parts()
         self.begin(guidance_scale, guidance_interval, split_guidance)
         device = self._execution_device
 
@@ -1491,9 +1669,9 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
             self.end_window(callback_on_window_end, 0, video)
 
         # 5. Frames
-        frames = from_model_space(video, output_type)
+        output = self.to_output(video, output_type)
         self.maybe_free_model_hooks()
-        return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
+        return output if return_dict else output.to_tuple()
 
     def check_inputs(
         self,
@@ -1528,6 +1706,7 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
         check_count(num_frames, "num_frames")
         check_size(height, width, size_divisor(self.unet))
         batch = prompts * num_videos_per_prompt
+        check_extent(batch, num_frames, height, width)
         check_generator(generator, batch)
         shape = (batch, 3, num_frames, height, width)
         check_latents(latents, [shape])
@@ -1550,7 +1729,7 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
 # =====================================================================================================================
 
 
-class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, DiffusionPipeline):
+class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, SafetyMixin, DiffusionPipeline):
     r"""Puts three new frames between each two keyframes: n keyframes become 4(n-1)+1 frames.
 
     Section 3.4 of the Show-1 paper. Each pair of neighbours is one window of five frames. The network's input has four
@@ -1558,15 +1737,18 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
     what the released code feeds where the paper says zeros) and a mask that is 1 on the two known frames (Eq. 6).
 
     Args:
-        tokenizer, text_encoder: T5. May be `None` when `prompt_embeds` are passed.
+        tokenizer: T5's. May be `None` when `prompt_embeds` are passed.
+        text_encoder: T5. Likewise.
         unet (`Show1UNet3DConditionModel`): 7 input channels; 3 output channels, or 6 with a predicted variance.
         scheduler: any of diffusers' schedulers for discrete timesteps.
-        feature_extractor: part of the published repository and unused; may be `None`.
+        feature_extractor: prepares frames for the safety checker, and is unused without one; part of the published
+            repository.
+        safety_checker (`IFSafetyChecker`, *optional*): looks at every frame before it is returned.
     """
 
     stage_name = "interpolation"
-    model_cpu_offload_seq = "text_encoder->unet"
-    _optional_components = ["tokenizer", "text_encoder", "feature_extractor"]
+    model_cpu_offload_seq = "text_encoder->unet->safety_checker"
+    _optional_components = ["tokenizer", "text_encoder", "feature_extractor", "safety_checker"]
 
     def __init__(
         self,
@@ -1575,6 +1757,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         unet: ModelMixin,
         scheduler: KarrasDiffusionSchedulers,
         feature_extractor: BaseImageProcessor | None = None,
+        safety_checker: PreTrainedModel | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -1583,6 +1766,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
             unet=unet,
             scheduler=scheduler,
             feature_extractor=feature_extractor,
+            safety_checker=safety_checker,
         )
 
     @torch.no_grad()
@@ -1621,7 +1805,8 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         Args:
             frames: keyframes, at least 2, one video or one a prompt, in any form of `to_model_space`.
             prompt: one prompt or a list; not with `prompt_embeds`.
-            num_inference_steps: at least 1; or `timesteps`, a falling list of diffusion timesteps.
+            num_inference_steps: at least 1, at most the scheduler's training timesteps.
+            timesteps: falling diffusion timesteps, to be used in place of `num_inference_steps`.
             guidance_scale: at least 0; guidance is off up to 1.
             guidance_interval: (start, stop), fractions of the steps: the first int(start·steps) and those from
                 int(stop·steps) on are not guided and cost half as much. 0 is the noisiest end, 1 the cleanest. A
@@ -1634,7 +1819,8 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
             generator: one generator for everything, or a list of one a video.
             latents: initial noise instead of drawn noise, (b, 3, frames_between+2, h, w) for every window alike, or
                 (b·windows, 3, ...), one row a window.
-            prompt_embeds, negative_prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
+            prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
+            negative_prompt_embeds: likewise, of the negative prompts.
             frames_between: new frames between two keyframes; the published network was trained at 3.
             window_noise: `"independent"`: every window has noise of its own. `"same"`: all windows have the same, as
                 in the released code.
@@ -1646,8 +1832,9 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
             output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`, see `VideoPipelineOutput`.
             return_dict: a `VideoPipelineOutput` rather than a tuple.
             cross_attention_kwargs: `{"scale": number}`, how much of its adapters (LoRA) the network uses.
-            callback_on_step_end, callback_on_step_end_tensor_inputs: as in diffusers; `latents` holds the windows of
-                one batch of windows.
+            callback_on_step_end: called as `(pipe, step, timestep, tensors)` after each step; `latents` holds the
+                windows of one batch of windows.
+            callback_on_step_end_tensor_inputs: which of `latents`, `prompt_embeds`, `negative_prompt_embeds` it gets.
             callback_on_window_end: called as `(pipe, index, windows)` after each batch of windows (one window with
                 `window_batch_size=1`), (rows, 3, frames_between+2, h, w) in model space.
             finished_windows: the first of these batches, in order, as that callback got them in an earlier run of
@@ -1697,6 +1884,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         parts = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
         check_windows(finished_windows, [(part.stop - part.start, *shape[1:]) for part in parts])
         check_lora_scale(cross_attention_kwargs)
+        self.check_safety_parts()
         self.begin(guidance_scale, guidance_interval, split_guidance)
         device = self._execution_device
 
@@ -1747,9 +1935,9 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         video = self.join(torch.cat(done), batch)
 
         # 5. Frames
-        frames = from_model_space(video, output_type)
+        output = self.to_output(video, output_type)
         self.maybe_free_model_hooks()
-        return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
+        return output if return_dict else output.to_tuple()
 
     def check_inputs(
         self,
@@ -1793,6 +1981,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
             raise ValueError(f"`window_noise` must be 'independent' or 'same', got {window_noise!r}.")
         if window_batch_size is not None:
             check_count(window_batch_size, "window_batch_size")
+        check_extent(batch, interpolated_length(keyframes, frames_between), height, width)
         check_generator(generator, batch)
         window = (3, frames_between + 2, height, width)
         shapes = [(batch, *window), (batch * (keyframes - 1), *window)]
@@ -1801,7 +1990,15 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
 
     @staticmethod
     def prepare_condition(keyframes: Tensor, length: int) -> Tensor:
-        """Keyframes (b, 3, n, h, w) -> condition and mask of every pair, (b·(n-1), 4, length, h, w)."""
+        """The condition of every pair of keyframes: their linear blend, and the mask of the known frames (Eq. 6).
+
+        Args:
+            keyframes: (b, 3, n, h, w) in model space.
+            length: frames of a window, the two keyframes included.
+
+        Returns:
+            A tensor (b·(n-1), 4, length, h, w) of three channels of the blend and one of the mask.
+        """
         first, last = keyframes[:, :, :-1], keyframes[:, :, 1:]  # b c w h w
         weight = torch.linspace(0, 1, length, device=keyframes.device, dtype=torch.float32)
         weight = weight.view(1, 1, 1, -1, 1, 1)
@@ -1820,7 +2017,19 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         window_noise: str,
         like: Tensor,
     ) -> tuple[Tensor, Generators]:
-        """Initial noise (b·windows, ...) and the steps' generators, one a row (or the caller's, for one window)."""
+        """Initial noise of all windows, and the generators of the steps' noise.
+
+        Args:
+            shape: of one window of all videos, (b, 3, f, h, w).
+            windows: how many windows a video has.
+            generator: the caller's: one for everything, or a list of one a video.
+            latents: the caller's noise, (b, 3, f, h, w) for every window alike or (b·windows, 3, f, h, w).
+            window_noise: `"independent"` or `"same"`.
+            like: any tensor, such as (prompts, tokens, width), of the device and number format wanted.
+
+        Returns:
+            Noise (b·windows, 3, f, h, w), and a generator a row (or the caller's, for one window).
+        """
         batch = shape[0]
         if latents is not None:
             latents = latents.to(like)
@@ -1841,7 +2050,15 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
 
     @staticmethod
     def join(windows: Tensor, batch: int) -> Tensor:
-        """(b·w, c, f, h, w) -> (b, c, w·(f-1)+1, h, w): a shared frame is taken from the later window."""
+        """Puts windows together; a frame that two of them share is taken from the later one.
+
+        Args:
+            windows: (b·w, c, f, h, w).
+            batch: b, the number of videos.
+
+        Returns:
+            (b, c, w·(f-1)+1, h, w).
+        """
         windows = windows.unflatten(0, (batch, -1)).transpose(1, 2)  # b c w f h w
         return torch.cat([windows[:, :, :, :-1].flatten(2, 3), windows[:, :, -1, -1:]], dim=2)
 
@@ -1865,7 +2082,7 @@ def match_batch(frames: Tensor, prompts: int, num_videos_per_prompt: int) -> Ten
 # =====================================================================================================================
 
 
-class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, DiffusionPipeline):
+class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, SafetyMixin, DiffusionPipeline):
     r"""Upscales a low-resolution video in pixels, window by window, each window chained to the one before.
 
     Section 3.5 of the Show-1 paper. The network sees the bilinearly upscaled video in three extra channels, with noise
@@ -1875,23 +2092,27 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
     when the pipeline has one, or else the window starts like any other frame.
 
     Args:
-        tokenizer, text_encoder: T5. May be `None` when `prompt_embeds` are passed.
+        tokenizer: T5's. May be `None` when `prompt_embeds` are passed.
+        text_encoder: T5. Likewise.
         unet (`Show1UNet3DConditionModel`): 6 input channels; 3 output channels, or 6 with a predicted variance.
         scheduler: any of diffusers' schedulers for discrete timesteps.
         image_noising_scheduler (`DDPMScheduler`): the schedule of the condition's noise.
         first_frame_unet (`UNet2DConditionModel`, *optional*): an image super-resolution model for frame 0.
         first_frame_scheduler (*optional*): its scheduler.
-        feature_extractor: part of the published repository and unused; may be `None`.
+        feature_extractor: prepares frames for the safety checker, and is unused without one; part of the published
+            repository.
+        safety_checker (`IFSafetyChecker`, *optional*): looks at every frame before it is returned.
     """
 
     stage_name = "superres"
-    model_cpu_offload_seq = "text_encoder->first_frame_unet->unet"
+    model_cpu_offload_seq = "text_encoder->first_frame_unet->unet->safety_checker"
     _optional_components = [
         "tokenizer",
         "text_encoder",
         "first_frame_unet",
         "first_frame_scheduler",
         "feature_extractor",
+        "safety_checker",
     ]
 
     def __init__(
@@ -1904,6 +2125,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         first_frame_unet: ModelMixin | None = None,
         first_frame_scheduler: KarrasDiffusionSchedulers | None = None,
         feature_extractor: BaseImageProcessor | None = None,
+        safety_checker: PreTrainedModel | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -1915,6 +2137,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
             first_frame_unet=first_frame_unet,
             first_frame_scheduler=first_frame_scheduler,
             feature_extractor=feature_extractor,
+            safety_checker=safety_checker,
         )
 
     @torch.no_grad()
@@ -1960,9 +2183,11 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         Args:
             frames: low-resolution video, one or one a prompt, any number of frames, in any form of `to_model_space`.
             prompt: one prompt or a list; not with `prompt_embeds`.
-            height, width: of the result, multiples of 2^(blocks-1) (16 for the published network); by default four
-                times the input's.
-            num_inference_steps: at least 1, per window; or `timesteps`, a falling list of diffusion timesteps.
+            height: of the result, a multiple of 2^(blocks-1) (16 for the published network); by default four times
+                the input's.
+            width: likewise.
+            num_inference_steps: of each window, at least 1, at most the scheduler's training timesteps.
+            timesteps: falling diffusion timesteps, to be used in place of `num_inference_steps`.
             guidance_scale: at least 0; guidance is off up to 1.
             guidance_interval: (start, stop), fractions of the steps: the first int(start·steps) and those from
                 int(stop·steps) on are not guided and cost half as much. 0 is the noisiest end, 1 the cleanest. A
@@ -1976,10 +2201,13 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
             eta: DDIM's noise, for schedulers that know it.
             generator: one generator for everything, or a list of one a video.
             latents: initial noise (b, 3, f, h, w) instead of drawn noise: each window takes that of its frames.
-            prompt_embeds, negative_prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
+            prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
+            negative_prompt_embeds: likewise, of the negative prompts.
             first_frame: frame 0 at full resolution, as a video of one frame in any form of `to_model_space`.
             condition_frames: a video of the full size to condition on instead of the upscaled `frames`.
-            first_frame_num_inference_steps, first_frame_guidance_scale, first_frame_noise_level: for the image model.
+            first_frame_num_inference_steps: the image model's steps, at least 1.
+            first_frame_guidance_scale: the image model's, at least 0.
+            first_frame_noise_level: of the image model's condition, 0 to 999.
             window_size: frames denoised at once, at least 2.
             window_noise: `"independent"`: every window has noise of its own. `"same"`: all windows have the same, as
                 in the released code.
@@ -1989,14 +2217,16 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
             output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`, see `VideoPipelineOutput`.
             return_dict: a `VideoPipelineOutput` rather than a tuple.
             cross_attention_kwargs: `{"scale": number}`, how much of its adapters (LoRA) the network uses.
-            callback_on_step_end, callback_on_step_end_tensor_inputs: as in diffusers; `latents` holds one window.
+            callback_on_step_end: called as `(pipe, step, timestep, tensors)` after each step; `latents` holds one
+                window.
+            callback_on_step_end_tensor_inputs: which of `latents`, `prompt_embeds`, `negative_prompt_embeds` it gets.
             callback_on_window_end: called as `(pipe, index, window)` after each window, (b, 3, f, height, width) in
                 model space; a window begins with the last frame of the one before.
             finished_windows: the first of these windows, in order, as that callback got them in an earlier run of this
                 call: the rest is denoised, with the result of an undisturbed run bit for bit.
 
         Returns:
-            `VideoPipelineOutput` with as many frames as `frames`, or a tuple.
+            `VideoPipelineOutput` with as many frames as `frames`, of height x width, or a tuple.
 
         Raises:
             ValueError, TypeError: before any model runs, naming the argument, its value and what is allowed.
@@ -2047,6 +2277,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         windows = chained_windows(num_frames, window_size)
         check_windows(finished_windows, [(batch, 3, stop - start, height, width) for start, stop in windows])
         check_lora_scale(cross_attention_kwargs)
+        self.check_safety_parts()
         self.begin(guidance_scale, guidance_interval, split_guidance)
         device = self._execution_device
 
@@ -2125,9 +2356,9 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
                 self.end_window(callback_on_window_end, index, window)
 
         # 6. Frames
-        frames = from_model_space(video, output_type)
+        output = self.to_output(video, output_type)
         self.maybe_free_model_hooks()
-        return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
+        return output if return_dict else output.to_tuple()
 
     def check_inputs(
         self,
@@ -2183,6 +2414,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
             raise ValueError(f"`window_noise` must be 'independent' or 'same', got {window_noise!r}.")
         if self.first_frame_unet is not None and self.first_frame_scheduler is None:
             raise ValueError("`first_frame_scheduler` is required: this pipeline has a `first_frame_unet`.")
+        check_extent(batch, num_frames, height, width)
         check_generator(generator, batch)
         check_latents(latents, [(batch, 3, num_frames, height, width)])
         for name, video, count in (
@@ -2201,7 +2433,17 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
     def prepare_condition(
         self, upscaled: Tensor, first_frame: Tensor | None, noise_level: int, generator: Generators
     ) -> Tensor:
-        """Noise-augments the upscaled window (b, 3, f, h, w); frame 0 becomes the clean `first_frame` if any."""
+        """The condition of a window: the upscaled frames with noise, and a clean frame 0 if there is one.
+
+        Args:
+            upscaled: (b, 3, f, height, width) in model space.
+            first_frame: (b, 3, 1, height, width), or `None`.
+            noise_level: 0 to 999, a timestep of `image_noising_scheduler`.
+            generator: one generator, or a list of one a video.
+
+        Returns:
+            (b, 3, f, height, width).
+        """
         noise = draw(tuple(upscaled.shape), generator, like=upscaled)
         levels = torch.full((upscaled.shape[0],), noise_level, device=upscaled.device)
         condition = self.image_noising_scheduler.add_noise(upscaled, noise, levels)
@@ -2223,9 +2465,24 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         generator: Generators = None,
         final_sigmas_type: str | None = None,
     ) -> Tensor:
-        """Frame (b, 3, 1, h, w) in model space -> (b, 3, 1, height, width) by the image super-resolution model.
+        """Enlarges a frame by the image super-resolution model.
 
         The same procedure as for a window, on a video of one frame and with DeepFloyd IF-II's image UNet.
+
+        Args:
+            frame: (b, 3, 1, h, w) in model space.
+            height: of the result, in pixels.
+            width: likewise.
+            prompt_embeds: (b, tokens, width).
+            negative_prompt_embeds: likewise; needed with guidance.
+            num_inference_steps: at least 1.
+            guidance_scale: at least 0; guidance is off up to 1.
+            noise_level: of the condition, 0 to 999.
+            generator: one generator, or a list of one a video.
+            final_sigmas_type: as for the call.
+
+        Returns:
+            (b, 3, 1, height, width) in model space.
         """
         device = prompt_embeds.device
         batch = frame.shape[0]
@@ -2253,7 +2510,16 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
 
     @staticmethod
     def upsample(images: Tensor, height: int, width: int) -> Tensor:
-        """(n, 3, h, w) -> (n, 3, height, width), bilinear with aligned corners."""
+        """Enlarges, bilinearly and with aligned corners.
+
+        Args:
+            images: (n, 3, h, w).
+            height: of the result, in pixels.
+            width: likewise.
+
+        Returns:
+            (n, 3, height, width).
+        """
         return F.interpolate(images, size=(height, width), mode="bilinear", align_corners=True)
 
     @staticmethod
@@ -2288,7 +2554,7 @@ def _tensor_type(video: Any, input_type: str | None) -> str | None:
 
 
 class Show1RefinementPipeline(
-    DenoisingMixin, PromptMixin, TextualInversionLoaderMixin, StageLoraMixin, DiffusionPipeline
+    DenoisingMixin, PromptMixin, TextualInversionLoaderMixin, StageLoraMixin, SafetyMixin, DiffusionPipeline
 ):
     r"""Resizes a video and refines it in a VAE's latent space: SDEdit with an expert for the last 900 timesteps.
 
@@ -2297,15 +2563,18 @@ class Show1RefinementPipeline(
     only: the layout is there already, the detail is its whole task.
 
     Args:
-        tokenizer, text_encoder: CLIP. May be `None` when `prompt_embeds` are passed.
+        tokenizer: CLIP's. May be `None` when `prompt_embeds` are passed.
+        text_encoder: CLIP. Likewise.
         unet (`Show1UNet3DConditionModel` or diffusers' `UNet3DConditionModel`): as many channels as the latents.
         vae (`AutoencoderKL`): applied frame by frame.
         scheduler: any of diffusers' schedulers for discrete timesteps.
+        feature_extractor (`CLIPImageProcessor`, *optional*): prepares frames for the safety checker.
+        safety_checker (`IFSafetyChecker`, *optional*): looks at every frame before it is returned.
     """
 
     stage_name = "refine"
-    model_cpu_offload_seq = "text_encoder->unet->vae"
-    _optional_components = ["tokenizer", "text_encoder"]
+    model_cpu_offload_seq = "text_encoder->unet->vae->safety_checker"
+    _optional_components = ["tokenizer", "text_encoder", "feature_extractor", "safety_checker"]
     _mask_padding = False
 
     def __init__(
@@ -2315,9 +2584,19 @@ class Show1RefinementPipeline(
         unet: ModelMixin,
         vae: AutoencoderKL,
         scheduler: KarrasDiffusionSchedulers,
+        feature_extractor: BaseImageProcessor | None = None,
+        safety_checker: PreTrainedModel | None = None,
     ):
         super().__init__()
-        self.register_modules(tokenizer=tokenizer, text_encoder=text_encoder, unet=unet, vae=vae, scheduler=scheduler)
+        self.register_modules(
+            tokenizer=tokenizer,
+            text_encoder=text_encoder,
+            unet=unet,
+            vae=vae,
+            scheduler=scheduler,
+            feature_extractor=feature_extractor,
+            safety_checker=safety_checker,
+        )
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1) if vae is not None else 8
 
     @torch.no_grad()
@@ -2359,12 +2638,13 @@ class Show1RefinementPipeline(
         Args:
             frames: a video, one or one a prompt, any number of frames, in any form of `to_model_space`.
             prompt: one prompt or a list; not with `prompt_embeds`.
-            height, width: of the result, multiples of the VAE's factor (8 for the published one); by default the
-                input's own.
+            height: of the result, a multiple of the VAE's factor (8 for the published one); by default the input's.
+            width: likewise.
             strength: above 0 and at most 1: how far the video is noised. 0.8 of 50 steps starts at timestep 781 or
                 so, inside the expert's 0-900.
-            num_inference_steps: at least 1, of which `strength` times as many are run; or `timesteps`, a falling list
-                of which the last `strength` part is run.
+            num_inference_steps: at least 1, of which `strength` times as many are run.
+            timesteps: falling diffusion timesteps, to be used in place of `num_inference_steps`; the last `strength`
+                part of them is run.
             guidance_scale: at least 0; guidance is off up to 1.
             guidance_interval: (start, stop), fractions of the steps: the first int(start·steps) and those from
                 int(stop·steps) on are not guided and cost half as much. 0 is the noisiest end, 1 the cleanest. A
@@ -2376,7 +2656,8 @@ class Show1RefinementPipeline(
             eta: DDIM's noise, for schedulers that know it.
             generator: one generator for everything, or a list of one a video.
             latents: the noise (b, c, f, h/8, w/8) that goes over the encoded video, instead of drawn noise.
-            prompt_embeds, negative_prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
+            prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
+            negative_prompt_embeds: likewise, of the negative prompts.
             resize: `"bilinear"` on the numbers as they are (the paper), or `"uint8_bicubic"`: cut to 8 bits and
                 resized by Pillow (the released code).
             window_size: frames that the network sees at once, at least 2 (`None`: all). The published network refines
@@ -2389,13 +2670,14 @@ class Show1RefinementPipeline(
             output_type: `"pil"`, `"np"`, `"pt"`, or `"latent"` for the VAE's latents.
             return_dict: a `VideoPipelineOutput` rather than a tuple.
             cross_attention_kwargs: `{"scale": number}`, how much of its adapters (LoRA) the network uses.
-            callback_on_step_end, callback_on_step_end_tensor_inputs: as in diffusers.
+            callback_on_step_end: called as `(pipe, step, timestep, tensors)` after each step.
+            callback_on_step_end_tensor_inputs: which of `latents`, `prompt_embeds`, `negative_prompt_embeds` it gets.
             callback_on_window_end: called as `(pipe, 0, latents)` with the refined latents, (b, c, f, h/8, w/8),
                 before they are decoded: the stage has one window.
             finished_windows: `[latents]`, as that callback got them in an earlier run of this call, only to decode.
 
         Returns:
-            `VideoPipelineOutput` with as many frames as `frames`, or a tuple.
+            `VideoPipelineOutput` with as many frames as `frames`, of height x width, or a tuple.
 
         Raises:
             ValueError, TypeError: before any model runs, naming the argument, its value and what is allowed.
@@ -2435,6 +2717,7 @@ class Show1RefinementPipeline(
         size = (video.shape[2], height // self.vae_scale_factor, width // self.vae_scale_factor)
         check_windows(finished_windows, [(batch, self.vae.config.latent_channels, *size)])
         check_lora_scale(cross_attention_kwargs)
+        self.check_safety_parts()
         self.begin(guidance_scale, guidance_interval, split_guidance)
         device = self._execution_device
 
@@ -2484,12 +2767,10 @@ class Show1RefinementPipeline(
             self.end_window(callback_on_window_end, 0, latents)
 
         # 6. Frames
-        if output_type == "latent":
-            frames = latents
-        else:
-            frames = from_model_space(self.decode_latents(latents, vae_batch_size), output_type)
+        video = latents if output_type == "latent" else self.decode_latents(latents, vae_batch_size)
+        output = self.to_output(video, output_type)
         self.maybe_free_model_hooks()
-        return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
+        return output if return_dict else output.to_tuple()
 
     def check_inputs(
         self,
@@ -2545,7 +2826,8 @@ class Show1RefinementPipeline(
             check_count(window_size, "window_size", low=2)
             check_count(window_overlap, "window_overlap", low=0, high=window_size - 1)
         if vae_batch_size is not None:
-            check_count(vae_batch_size, "vae_batch_size")
+            check_count(vae_batch_size, "vae_batch_size", high=2**31 - 1)
+        check_extent(batch, frames.shape[2], height, width)
         check_generator(generator, batch)
         size = (frames.shape[2], height // self.vae_scale_factor, width // self.vae_scale_factor)
         check_latents(latents, [(batch, self.vae.config.latent_channels, *size)])
@@ -2553,7 +2835,17 @@ class Show1RefinementPipeline(
 
     @staticmethod
     def resize_video(video: Tensor, height: int, width: int, resize: str) -> Tensor:
-        """(b, 3, f, h, w) -> (b, 3, f, height, width), in model space."""
+        """Resizes a video in model space.
+
+        Args:
+            video: (b, 3, f, h, w).
+            height: of the result, in pixels.
+            width: likewise.
+            resize: `"bilinear"` or `"uint8_bicubic"`, as for the call.
+
+        Returns:
+            (b, 3, f, height, width).
+        """
         if resize == "uint8_bicubic":
             return to_model_space(resize_uint8(truncate_to_uint8(video), height, width))
         if video.shape[-2:] == (height, width):
@@ -2569,9 +2861,19 @@ class Show1RefinementPipeline(
         size: tuple[int, int] | None = None,
         resize: str = "bilinear",
     ) -> Tensor:
-        """(b, 3, f, h, w) in model space -> a sample of its latents (b, c, f, h/8, w/8), scaled for the UNet.
+        """A sample of a video's latents, scaled for the UNet.
 
-        The frames are resized to `size`, (height, width), on the way: the large video never exists as a whole.
+        The frames are resized on the way: the large video never exists as a whole.
+
+        Args:
+            video: (b, 3, f, h, w) in model space.
+            generator: of the posterior sample; one generator, or a list of one a video.
+            vae_batch_size: frames encoded at once (`None`: all).
+            size: (height, width) of the frames that are encoded; by default the video's own.
+            resize: `"bilinear"` or `"uint8_bicubic"`, as for the call.
+
+        Returns:
+            (b, c, f, height/8, width/8).
         """
         images = fold(video)
         height, width = size or video.shape[-2:]
@@ -2587,7 +2889,18 @@ class Show1RefinementPipeline(
         return latents * self.vae.config.scaling_factor
 
     def decode_latents(self, latents: Tensor, vae_batch_size: int | None = None) -> Tensor:
-        """Latents (b, c, f, h, w) -> video (b, 3, f, 8h, 8w) in model space."""
+        """Decodes latents, frame by frame.
+
+        Args:
+            latents: (b, c, f, h, w), scaled for the UNet.
+            vae_batch_size: frames decoded at once (`None`: all).
+
+        Returns:
+            (b, 3, f, 8h, 8w) in model space.
+
+        Raises:
+            FloatingPointError: the VAE made NaN or infinity.
+        """
         images = fold(latents) / self.vae.config.scaling_factor
         factor = self.vae_scale_factor
         height, width = images.shape[-2] * factor, images.shape[-1] * factor
@@ -2712,11 +3025,12 @@ _PUBLISHED: StageOptions = {
         "guidance_scale": 15.0,  # not given in the script: the default of the pipeline it used
     },
 }
-# Fewer steps of the published solver, DPM-Solver++(2M), whose paper (arXiv:2211.01095) runs it in 10 to 20; guidance
-# in the first half of them: at low noise it changes little (arXiv:2404.07724). On the tiny cascade neither is settled
-# (benchmarks/fewer_calls.py), and nobody has measured them with the published weights.
+# Fewer steps of the published solver, DPM-Solver++(2M), whose paper (arXiv:2211.01095) runs it in 10 to 20. Behind the
+# keyframes, guidance in the first half of them: at low noise it changes little (arXiv:2404.07724). Keyframes are
+# guided to the end: on the tiny cascade stopping half-way loses alignment (benchmarks/fewer_calls.py). Nobody has
+# measured any of it with the published weights.
 _FAST: StageOptions = {
-    "base": {"num_inference_steps": 20},
+    "base": {"num_inference_steps": 20, "guidance_interval": (0.0, 1.0)},
     "interpolation": {"num_inference_steps": 10},
     "superres": {"num_inference_steps": 10, "first_frame_num_inference_steps": 15},
     "refine": {"num_inference_steps": 15},
@@ -2794,7 +3108,7 @@ LOW_MEMORY: StageOptions = {
 }
 
 
-class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
+class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeline):
     r"""Text to video through all four Show-1 stages.
 
     ```
@@ -2809,14 +3123,27 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
     the registered components: exchange `pipe.base_unet` and the stage has it.
 
     Args:
-        tokenizer, text_encoder: T5, for the three pixel stages.
-        base_unet, base_scheduler: keyframes.
-        interpolation_unet, interpolation_scheduler: interpolation.
-        superres_unet, superres_scheduler, superres_image_noising_scheduler: super-resolution.
-        refine_tokenizer, refine_text_encoder, refine_unet, refine_vae, refine_scheduler: refinement; CLIP text.
-        first_frame_unet, first_frame_scheduler (*optional*): an image super-resolution model for the first frame.
+        tokenizer: T5's, for the three pixel stages.
+        text_encoder: T5.
+        base_unet: the keyframe network.
+        base_scheduler: its scheduler.
+        interpolation_unet: the interpolation network.
+        interpolation_scheduler: its scheduler.
+        superres_unet: the super-resolution network.
+        superres_scheduler: its scheduler.
+        superres_image_noising_scheduler: the schedule of its condition's noise.
+        refine_tokenizer: CLIP's.
+        refine_text_encoder: CLIP.
+        refine_unet: the refinement network.
+        refine_vae: applied frame by frame.
+        refine_scheduler: the refinement network's scheduler.
+        first_frame_unet (*optional*): an image super-resolution model for the first frame.
+        first_frame_scheduler (*optional*): its scheduler.
         stage_defaults (`dict`, *optional*): this checkpoint's own options, stage -> options, over the recipe's. Under
             a recipe's name it may hold such a dict for that recipe.
+        feature_extractor (`CLIPImageProcessor`, *optional*): prepares frames for the safety checker.
+        safety_checker (`IFSafetyChecker`, *optional*): looks at all frames that are handed out: the result, `stages`,
+            and what `callback_on_stage_end` gets. Every stage has it.
     """
 
     stage_names = ("base", "interpolation", "superres", "refine")
@@ -2824,7 +3151,7 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
     _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]  # of every stage
     model_cpu_offload_seq = (
         "text_encoder->base_unet->interpolation_unet->first_frame_unet->superres_unet"
-        "->refine_text_encoder->refine_unet->refine_vae"
+        "->refine_text_encoder->refine_unet->refine_vae->safety_checker"
     )
     _optional_components = [
         "tokenizer",
@@ -2833,6 +3160,8 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
         "refine_text_encoder",
         "first_frame_unet",
         "first_frame_scheduler",
+        "feature_extractor",
+        "safety_checker",
     ]
 
     def __init__(
@@ -2854,6 +3183,8 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
         first_frame_unet: ModelMixin | None = None,
         first_frame_scheduler: KarrasDiffusionSchedulers | None = None,
         stage_defaults: dict | None = None,
+        feature_extractor: BaseImageProcessor | None = None,
+        safety_checker: PreTrainedModel | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -2873,6 +3204,8 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
             refine_scheduler=refine_scheduler,
             first_frame_unet=first_frame_unet,
             first_frame_scheduler=first_frame_scheduler,
+            feature_extractor=feature_extractor,
+            safety_checker=safety_checker,
         )
         self.register_to_config(stage_defaults=stage_defaults)
 
@@ -2882,7 +3215,9 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
     def base(self) -> Show1KeyframePipeline:
         return self._view(
             "base",
-            Show1KeyframePipeline(self.tokenizer, self.text_encoder, self.base_unet, self.base_scheduler),
+            Show1KeyframePipeline(
+                self.tokenizer, self.text_encoder, self.base_unet, self.base_scheduler, **self._safety_parts
+            ),
         )
 
     @property
@@ -2890,7 +3225,11 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
         return self._view(
             "interpolation",
             Show1InterpolationPipeline(
-                self.tokenizer, self.text_encoder, self.interpolation_unet, self.interpolation_scheduler
+                self.tokenizer,
+                self.text_encoder,
+                self.interpolation_unet,
+                self.interpolation_scheduler,
+                **self._safety_parts,
             ),
         )
 
@@ -2906,6 +3245,7 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
                 self.superres_image_noising_scheduler,
                 self.first_frame_unet,
                 self.first_frame_scheduler,
+                **self._safety_parts,
             ),
         )
 
@@ -2919,8 +3259,13 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
                 self.refine_unet,
                 self.refine_vae,
                 self.refine_scheduler,
+                **self._safety_parts,
             ),
         )
+
+    @property
+    def _safety_parts(self) -> dict[str, Any]:
+        return {"feature_extractor": self.feature_extractor, "safety_checker": self.safety_checker}
 
     def _view(self, name: str, stage: DiffusionPipeline) -> Any:
         stage.set_progress_bar_config(**{"desc": name, **getattr(self, "_progress_bar_config", {})})
@@ -2937,16 +3282,26 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
         refine: Any,
         first_frame: Any = None,
         stage_defaults: StageOptions | None = None,
+        feature_extractor: BaseImageProcessor | None = None,
+        safety_checker: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> Show1CascadePipeline:
         """Makes a cascade of four separately published stages, sharing the base stage's T5.
 
         Args:
-            base, interpolation, superres, refine: each a Hub id, a folder, or a loaded stage pipeline.
+            base: the keyframe stage, a Hub id, a folder, or a loaded pipeline.
+            interpolation: the interpolation stage, likewise.
+            superres: the super-resolution stage, likewise.
+            refine: the refinement stage, likewise.
             first_frame: a Hub id, a folder or a loaded pipeline of an image super-resolution model (DeepFloyd
                 IF-II) for the first frame; `None` runs without.
             stage_defaults: as for the class.
+            feature_extractor: as for the class; loaded stages' own are not taken over.
+            safety_checker: likewise.
             kwargs: for every `from_pretrained`, such as `dtype=torch.float16` or `variant="fp16"`.
+
+        Returns:
+            The cascade over the stages' components.
         """
 
         def load(stage_class: type[DiffusionPipeline], source: Any, **without: None) -> DiffusionPipeline:
@@ -2983,6 +3338,8 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
             refine_vae=refine.vae,
             refine_scheduler=refine.scheduler,
             stage_defaults=stage_defaults,
+            feature_extractor=feature_extractor,
+            safety_checker=safety_checker,
             **image,
         )
 
@@ -3015,7 +3372,14 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
     # --- options -------------------------------------------------------------------------------------------------
 
     def stage_option_names(self, name: str) -> list[str]:
-        """The options that `stage_options[name]` may hold: the stage's own call arguments."""
+        """The options that `stage_options[name]` may hold: the stage's own call arguments.
+
+        Args:
+            name: one of `stage_names`.
+
+        Returns:
+            Names, in the order of the stage's signature.
+        """
         return [p for p in inspect.signature(type(getattr(self, name)).__call__).parameters if p not in _HANDED_OVER]
 
     def resolve_options(
@@ -3028,6 +3392,14 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
 
         Of the checkpoint's, those that it has for this very recipe go over those that it has for all.
 
+        Args:
+            recipe: `"default"`, `"official"` or `"fast"`.
+            stage_options: the caller's, stage name -> options of that stage's call.
+            num_frames: frames of the video, at least 1; sets the number of keyframes. `None`: the recipe's.
+
+        Returns:
+            Stage name -> options, of every stage.
+
         Raises:
             ValueError: an unknown recipe, stage or option, naming what is allowed.
         """
@@ -3038,17 +3410,22 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
         own = self.config.stage_defaults or {}
         own_for_recipe = own.get(recipe, {}) if isinstance(own, dict) else {}
         for source in (own, own_for_recipe, self._memory_options, given):
+            name_of = "stage_options" if source is given else "stage_defaults"
             if not isinstance(source, dict) or not all(isinstance(values, dict) for values in source.values()):
-                raise ValueError(f"`stage_options` must be a dict of stage name -> dict of options, got {source!r}.")
+                raise ValueError(
+                    f"`{name_of}` must be a dict of stage name -> dict of options, got {shorten(repr(source))}."
+                )
             for name, values in source.items():
                 if source is own and name in RECIPES:
                     continue
                 if name not in self.stage_names:
-                    raise ValueError(f"`stage_options` must name stages of {self.stage_names}, got {name!r}.")
+                    raise ValueError(f"`{name_of}` must name stages of {self.stage_names}, got {shorten(repr(name))}.")
                 allowed = self.stage_option_names(name)
                 for key in values:
                     if key not in allowed:
-                        raise ValueError(f"`stage_options[{name!r}]` has no option {key!r}; it may hold {allowed}.")
+                        raise ValueError(
+                            f"`{name_of}[{name!r}]` has no option {shorten(repr(key))}; it may hold {allowed}."
+                        )
                 options[name].update(values)
         if num_frames is not None:
             check_count(num_frames, "num_frames", low=1)
@@ -3097,9 +3474,11 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
                 `{"base": {"num_inference_steps": 30}, "refine": {"strength": 0.6}}`.
             num_videos_per_prompt: at least 1.
             generator: one generator, or a list of one a video.
-            prompt_embeds, negative_prompt_embeds: T5's (prompts, tokens, width), from `pipe.base.encode_prompt`.
-            refine_prompt_embeds, refine_negative_prompt_embeds: CLIP's, from `pipe.refine.encode_prompt`; needed with
+            prompt_embeds: T5's (prompts, tokens, width), from `pipe.base.encode_prompt`.
+            negative_prompt_embeds: likewise, of the negative prompts.
+            refine_prompt_embeds: CLIP's (prompts, tokens, width), from `pipe.refine.encode_prompt`; needed with
                 `prompt_embeds`.
+            refine_negative_prompt_embeds: likewise, of the negative prompts.
             stop_after: the last stage to run, one of `pipe.stage_names`.
             return_stages: also return every stage's frames.
             output_type: `"pil"`, `"np"`, `"pt"`, or `"latent"` (the last stage's own space).
@@ -3107,9 +3486,9 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
             cross_attention_kwargs: `{"scale": number}`, how much of their adapters (LoRA) the networks use; a stage's
                 own, in `stage_options`, goes before it.
             callback_on_stage_end: called as `(pipe, stage name, frames)` after each stage, with frames in the form of
-                `output_type`.
-            callback_on_step_end, callback_on_step_end_tensor_inputs: handed to every stage; the first argument of the
-                call is the stage.
+                `output_type`, checked if there is a safety checker.
+            callback_on_step_end: handed to every stage, which calls it as `(stage, step, timestep, tensors)`.
+            callback_on_step_end_tensor_inputs: which of `latents`, `prompt_embeds`, `negative_prompt_embeds` it gets.
             callback_on_window_end: handed to every stage, which calls it as `(stage, index, window)`: what a stage has
                 finished so far, in model space. `stage.stage_name` tells which it is.
             finished_windows: stage name -> the first of its windows, as that callback got them in an earlier run of
@@ -3117,7 +3496,8 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
                 run, bit for bit.
 
         Returns:
-            `VideoPipelineOutput`, or `(frames,)`, or with `return_stages` `(frames, stages)`.
+            `VideoPipelineOutput`, or `(frames,)`, or with `return_stages` `(frames, stages)`: b videos as the last
+            stage that ran makes them; b is the number of prompts times `num_videos_per_prompt`.
 
         Raises:
             ValueError, TypeError: before any model runs, naming the argument, its value and what is allowed.
@@ -3131,6 +3511,7 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
         check_count(num_videos_per_prompt, "num_videos_per_prompt")
         batch = prompts * num_videos_per_prompt
         check_generator(generator, batch)
+        self.check_safety_parts()
         options = self.resolve_options(recipe, stage_options, num_frames)
         finished_windows = finished_windows or {}
         if unknown := [name for name in finished_windows if name not in self.stage_names]:
@@ -3168,7 +3549,7 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
             )
 
             # 3. The stages, in model space from one to the next
-            stages: dict[str, Any] = {}
+            outputs: dict[str, VideoPipelineOutput] = {}
             video = None
             for name in names:
                 is_last = name == names[-1]
@@ -3177,30 +3558,31 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
                 if video is not None:
                     inputs.update(frames=video, input_type="latent")
                 stage_output = "latent" if name != "refine" else output_type
-                video = getattr(self, name)(
+                output = getattr(self, name)(
                     **inputs,
                     generator=generators[name],
                     output_type=stage_output,
-                    return_dict=False,
                     callback_on_step_end=callback_on_step_end,
                     callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
                     callback_on_window_end=callback_on_window_end,
                     finished_windows=finished_windows.get(name, ()),
-                )[0]
+                )
                 self._offload_stages()
+                video = output.frames
                 if name == "interpolation" and num_frames is not None:
                     video = video[:, :, :num_frames]
                 if return_stages or callback_on_stage_end is not None or is_last:
-                    frames = video if name == "refine" else from_model_space(video, output_type)
-                    if return_stages:
-                        stages[name] = frames
+                    if name != "refine":
+                        output = self.to_output(video, output_type)
+                        self._offload_stages()
+                    if return_stages or is_last:
+                        outputs[name] = output
                     if callback_on_stage_end is not None:
-                        callback_on_stage_end(self, name, frames)
+                        callback_on_stage_end(self, name, output.frames)
         finally:  # after an error, too, no network stays on the accelerator
             self.maybe_free_model_hooks()
-        if return_dict:
-            return VideoPipelineOutput(frames=frames, stages=stages if return_stages else None)
-        return (frames, stages) if return_stages else (frames,)
+        result = join_outputs(outputs) if return_stages else outputs[names[-1]]
+        return result if return_dict else result.to_tuple()
 
     def _offload_stages(self) -> None:
         """Takes what `enable_model_cpu_offload` has on the device off it.
@@ -3300,6 +3682,8 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
             wanted = inspect.signature(stage.check_inputs).parameters
             try:
                 batch_size, count, height, width = stage.check_inputs(**{k: arguments[k] for k in wanted})
+                if arguments["eta"] is not None:
+                    check_number(arguments["eta"], "eta", low=0)
             except (ValueError, TypeError) as error:
                 raise type(error)(f"stage {name!r}: {error}") from None
             if name == "interpolation" and num_frames is not None:

@@ -24,7 +24,14 @@ class VideoPipelineOutput(BaseOutput):
             in 0..1; `"pil"` a list of lists of images; `"latent"` the tensor (b, c, f, h, w) in the model's own space,
             unclamped.
         stages: cascades only, with `return_stages=True`: stage name -> that stage's frames, in the same form.
+        nsfw_detected: with a safety checker, for each video whether it was flagged as not safe for work, here or in
+            `stages`. A flagged video is black. `None`: nothing was checked.
+        watermark_detected: likewise for watermarks of stock photographs, by a checker that looks for them (IF's).
+
+    As a tuple, `return_dict=False`: those that are not `None`, in this order.
     """
 
     frames: Frames
     stages: dict[str, Any] | None = None
+    nsfw_detected: list[bool] | None = None
+    watermark_detected: list[bool] | None = None

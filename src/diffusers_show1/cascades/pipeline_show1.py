@@ -14,7 +14,8 @@ from diffusers.schedulers import DDPMScheduler, KarrasDiffusionSchedulers
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import get_device
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
+from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedModel, T5EncoderModel, T5Tokenizer
+from transformers.image_processing_utils import BaseImageProcessor
 
 from ..outputs import VideoPipelineOutput
 from ..stages import (
@@ -29,13 +30,15 @@ from ..stages.denoising import (
     WindowCallback,
     check_count,
     check_generator,
+    check_number,
     per_video,
     replay,
     spawn,
 )
 from ..stages.lora import LoraMixin, check_lora_scale
-from ..text import check_prompts, text_width
-from ..video import OUTPUT_TYPES, from_model_space, to_model_space
+from ..stages.safety import SafetyMixin, join_outputs
+from ..text import check_prompts, shorten, text_width
+from ..video import OUTPUT_TYPES, to_model_space
 from .recipe import RECIPES, StageOptions
 
 
@@ -71,7 +74,7 @@ LOW_MEMORY: StageOptions = {
 }
 
 
-class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
+class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeline):
     r"""Text to video through all four Show-1 stages.
 
     ```
@@ -86,14 +89,27 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
     the registered components: exchange `pipe.base_unet` and the stage has it.
 
     Args:
-        tokenizer, text_encoder: T5, for the three pixel stages.
-        base_unet, base_scheduler: keyframes.
-        interpolation_unet, interpolation_scheduler: interpolation.
-        superres_unet, superres_scheduler, superres_image_noising_scheduler: super-resolution.
-        refine_tokenizer, refine_text_encoder, refine_unet, refine_vae, refine_scheduler: refinement; CLIP text.
-        first_frame_unet, first_frame_scheduler (*optional*): an image super-resolution model for the first frame.
+        tokenizer: T5's, for the three pixel stages.
+        text_encoder: T5.
+        base_unet: the keyframe network.
+        base_scheduler: its scheduler.
+        interpolation_unet: the interpolation network.
+        interpolation_scheduler: its scheduler.
+        superres_unet: the super-resolution network.
+        superres_scheduler: its scheduler.
+        superres_image_noising_scheduler: the schedule of its condition's noise.
+        refine_tokenizer: CLIP's.
+        refine_text_encoder: CLIP.
+        refine_unet: the refinement network.
+        refine_vae: applied frame by frame.
+        refine_scheduler: the refinement network's scheduler.
+        first_frame_unet (*optional*): an image super-resolution model for the first frame.
+        first_frame_scheduler (*optional*): its scheduler.
         stage_defaults (`dict`, *optional*): this checkpoint's own options, stage -> options, over the recipe's. Under
             a recipe's name it may hold such a dict for that recipe.
+        feature_extractor (`CLIPImageProcessor`, *optional*): prepares frames for the safety checker.
+        safety_checker (`IFSafetyChecker`, *optional*): looks at all frames that are handed out: the result, `stages`,
+            and what `callback_on_stage_end` gets. Every stage has it.
     """
 
     stage_names = ("base", "interpolation", "superres", "refine")
@@ -101,7 +117,7 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
     _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]  # of every stage
     model_cpu_offload_seq = (
         "text_encoder->base_unet->interpolation_unet->first_frame_unet->superres_unet"
-        "->refine_text_encoder->refine_unet->refine_vae"
+        "->refine_text_encoder->refine_unet->refine_vae->safety_checker"
     )
     _optional_components = [
         "tokenizer",
@@ -110,6 +126,8 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
         "refine_text_encoder",
         "first_frame_unet",
         "first_frame_scheduler",
+        "feature_extractor",
+        "safety_checker",
     ]
 
     def __init__(
@@ -131,6 +149,8 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
         first_frame_unet: ModelMixin | None = None,
         first_frame_scheduler: KarrasDiffusionSchedulers | None = None,
         stage_defaults: dict | None = None,
+        feature_extractor: BaseImageProcessor | None = None,
+        safety_checker: PreTrainedModel | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -150,6 +170,8 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
             refine_scheduler=refine_scheduler,
             first_frame_unet=first_frame_unet,
             first_frame_scheduler=first_frame_scheduler,
+            feature_extractor=feature_extractor,
+            safety_checker=safety_checker,
         )
         self.register_to_config(stage_defaults=stage_defaults)
 
@@ -159,7 +181,9 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
     def base(self) -> Show1KeyframePipeline:
         return self._view(
             "base",
-            Show1KeyframePipeline(self.tokenizer, self.text_encoder, self.base_unet, self.base_scheduler),
+            Show1KeyframePipeline(
+                self.tokenizer, self.text_encoder, self.base_unet, self.base_scheduler, **self._safety_parts
+            ),
         )
 
     @property
@@ -167,7 +191,11 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
         return self._view(
             "interpolation",
             Show1InterpolationPipeline(
-                self.tokenizer, self.text_encoder, self.interpolation_unet, self.interpolation_scheduler
+                self.tokenizer,
+                self.text_encoder,
+                self.interpolation_unet,
+                self.interpolation_scheduler,
+                **self._safety_parts,
             ),
         )
 
@@ -183,6 +211,7 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
                 self.superres_image_noising_scheduler,
                 self.first_frame_unet,
                 self.first_frame_scheduler,
+                **self._safety_parts,
             ),
         )
 
@@ -196,8 +225,13 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
                 self.refine_unet,
                 self.refine_vae,
                 self.refine_scheduler,
+                **self._safety_parts,
             ),
         )
+
+    @property
+    def _safety_parts(self) -> dict[str, Any]:
+        return {"feature_extractor": self.feature_extractor, "safety_checker": self.safety_checker}
 
     def _view(self, name: str, stage: DiffusionPipeline) -> Any:
         stage.set_progress_bar_config(**{"desc": name, **getattr(self, "_progress_bar_config", {})})
@@ -214,16 +248,26 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
         refine: Any,
         first_frame: Any = None,
         stage_defaults: StageOptions | None = None,
+        feature_extractor: BaseImageProcessor | None = None,
+        safety_checker: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> Show1CascadePipeline:
         """Makes a cascade of four separately published stages, sharing the base stage's T5.
 
         Args:
-            base, interpolation, superres, refine: each a Hub id, a folder, or a loaded stage pipeline.
+            base: the keyframe stage, a Hub id, a folder, or a loaded pipeline.
+            interpolation: the interpolation stage, likewise.
+            superres: the super-resolution stage, likewise.
+            refine: the refinement stage, likewise.
             first_frame: a Hub id, a folder or a loaded pipeline of an image super-resolution model (DeepFloyd
                 IF-II) for the first frame; `None` runs without.
             stage_defaults: as for the class.
+            feature_extractor: as for the class; loaded stages' own are not taken over.
+            safety_checker: likewise.
             kwargs: for every `from_pretrained`, such as `dtype=torch.float16` or `variant="fp16"`.
+
+        Returns:
+            The cascade over the stages' components.
         """
 
         def load(stage_class: type[DiffusionPipeline], source: Any, **without: None) -> DiffusionPipeline:
@@ -260,6 +304,8 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
             refine_vae=refine.vae,
             refine_scheduler=refine.scheduler,
             stage_defaults=stage_defaults,
+            feature_extractor=feature_extractor,
+            safety_checker=safety_checker,
             **image,
         )
 
@@ -292,7 +338,14 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
     # --- options -------------------------------------------------------------------------------------------------
 
     def stage_option_names(self, name: str) -> list[str]:
-        """The options that `stage_options[name]` may hold: the stage's own call arguments."""
+        """The options that `stage_options[name]` may hold: the stage's own call arguments.
+
+        Args:
+            name: one of `stage_names`.
+
+        Returns:
+            Names, in the order of the stage's signature.
+        """
         return [p for p in inspect.signature(type(getattr(self, name)).__call__).parameters if p not in _HANDED_OVER]
 
     def resolve_options(
@@ -305,6 +358,14 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
 
         Of the checkpoint's, those that it has for this very recipe go over those that it has for all.
 
+        Args:
+            recipe: `"default"`, `"official"` or `"fast"`.
+            stage_options: the caller's, stage name -> options of that stage's call.
+            num_frames: frames of the video, at least 1; sets the number of keyframes. `None`: the recipe's.
+
+        Returns:
+            Stage name -> options, of every stage.
+
         Raises:
             ValueError: an unknown recipe, stage or option, naming what is allowed.
         """
@@ -315,17 +376,22 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
         own = self.config.stage_defaults or {}
         own_for_recipe = own.get(recipe, {}) if isinstance(own, dict) else {}
         for source in (own, own_for_recipe, self._memory_options, given):
+            name_of = "stage_options" if source is given else "stage_defaults"
             if not isinstance(source, dict) or not all(isinstance(values, dict) for values in source.values()):
-                raise ValueError(f"`stage_options` must be a dict of stage name -> dict of options, got {source!r}.")
+                raise ValueError(
+                    f"`{name_of}` must be a dict of stage name -> dict of options, got {shorten(repr(source))}."
+                )
             for name, values in source.items():
                 if source is own and name in RECIPES:
                     continue
                 if name not in self.stage_names:
-                    raise ValueError(f"`stage_options` must name stages of {self.stage_names}, got {name!r}.")
+                    raise ValueError(f"`{name_of}` must name stages of {self.stage_names}, got {shorten(repr(name))}.")
                 allowed = self.stage_option_names(name)
                 for key in values:
                     if key not in allowed:
-                        raise ValueError(f"`stage_options[{name!r}]` has no option {key!r}; it may hold {allowed}.")
+                        raise ValueError(
+                            f"`{name_of}[{name!r}]` has no option {shorten(repr(key))}; it may hold {allowed}."
+                        )
                 options[name].update(values)
         if num_frames is not None:
             check_count(num_frames, "num_frames", low=1)
@@ -374,9 +440,11 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
                 `{"base": {"num_inference_steps": 30}, "refine": {"strength": 0.6}}`.
             num_videos_per_prompt: at least 1.
             generator: one generator, or a list of one a video.
-            prompt_embeds, negative_prompt_embeds: T5's (prompts, tokens, width), from `pipe.base.encode_prompt`.
-            refine_prompt_embeds, refine_negative_prompt_embeds: CLIP's, from `pipe.refine.encode_prompt`; needed with
+            prompt_embeds: T5's (prompts, tokens, width), from `pipe.base.encode_prompt`.
+            negative_prompt_embeds: likewise, of the negative prompts.
+            refine_prompt_embeds: CLIP's (prompts, tokens, width), from `pipe.refine.encode_prompt`; needed with
                 `prompt_embeds`.
+            refine_negative_prompt_embeds: likewise, of the negative prompts.
             stop_after: the last stage to run, one of `pipe.stage_names`.
             return_stages: also return every stage's frames.
             output_type: `"pil"`, `"np"`, `"pt"`, or `"latent"` (the last stage's own space).
@@ -384,9 +452,9 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
             cross_attention_kwargs: `{"scale": number}`, how much of their adapters (LoRA) the networks use; a stage's
                 own, in `stage_options`, goes before it.
             callback_on_stage_end: called as `(pipe, stage name, frames)` after each stage, with frames in the form of
-                `output_type`.
-            callback_on_step_end, callback_on_step_end_tensor_inputs: handed to every stage; the first argument of the
-                call is the stage.
+                `output_type`, checked if there is a safety checker.
+            callback_on_step_end: handed to every stage, which calls it as `(stage, step, timestep, tensors)`.
+            callback_on_step_end_tensor_inputs: which of `latents`, `prompt_embeds`, `negative_prompt_embeds` it gets.
             callback_on_window_end: handed to every stage, which calls it as `(stage, index, window)`: what a stage has
                 finished so far, in model space. `stage.stage_name` tells which it is.
             finished_windows: stage name -> the first of its windows, as that callback got them in an earlier run of
@@ -394,7 +462,8 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
                 run, bit for bit.
 
         Returns:
-            `VideoPipelineOutput`, or `(frames,)`, or with `return_stages` `(frames, stages)`.
+            `VideoPipelineOutput`, or `(frames,)`, or with `return_stages` `(frames, stages)`: b videos as the last
+            stage that ran makes them; b is the number of prompts times `num_videos_per_prompt`.
 
         Raises:
             ValueError, TypeError: before any model runs, naming the argument, its value and what is allowed.
@@ -408,6 +477,7 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
         check_count(num_videos_per_prompt, "num_videos_per_prompt")
         batch = prompts * num_videos_per_prompt
         check_generator(generator, batch)
+        self.check_safety_parts()
         options = self.resolve_options(recipe, stage_options, num_frames)
         finished_windows = finished_windows or {}
         if unknown := [name for name in finished_windows if name not in self.stage_names]:
@@ -445,7 +515,7 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
             )
 
             # 3. The stages, in model space from one to the next
-            stages: dict[str, Any] = {}
+            outputs: dict[str, VideoPipelineOutput] = {}
             video = None
             for name in names:
                 is_last = name == names[-1]
@@ -454,30 +524,31 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
                 if video is not None:
                     inputs.update(frames=video, input_type="latent")
                 stage_output = "latent" if name != "refine" else output_type
-                video = getattr(self, name)(
+                output = getattr(self, name)(
                     **inputs,
                     generator=generators[name],
                     output_type=stage_output,
-                    return_dict=False,
                     callback_on_step_end=callback_on_step_end,
                     callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
                     callback_on_window_end=callback_on_window_end,
                     finished_windows=finished_windows.get(name, ()),
-                )[0]
+                )
                 self._offload_stages()
+                video = output.frames
                 if name == "interpolation" and num_frames is not None:
                     video = video[:, :, :num_frames]
                 if return_stages or callback_on_stage_end is not None or is_last:
-                    frames = video if name == "refine" else from_model_space(video, output_type)
-                    if return_stages:
-                        stages[name] = frames
+                    if name != "refine":
+                        output = self.to_output(video, output_type)
+                        self._offload_stages()
+                    if return_stages or is_last:
+                        outputs[name] = output
                     if callback_on_stage_end is not None:
-                        callback_on_stage_end(self, name, frames)
+                        callback_on_stage_end(self, name, output.frames)
         finally:  # after an error, too, no network stays on the accelerator
             self.maybe_free_model_hooks()
-        if return_dict:
-            return VideoPipelineOutput(frames=frames, stages=stages if return_stages else None)
-        return (frames, stages) if return_stages else (frames,)
+        result = join_outputs(outputs) if return_stages else outputs[names[-1]]
+        return result if return_dict else result.to_tuple()
 
     def _offload_stages(self) -> None:
         """Takes what `enable_model_cpu_offload` has on the device off it.
@@ -577,6 +648,8 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, DiffusionPipeline):
             wanted = inspect.signature(stage.check_inputs).parameters
             try:
                 batch_size, count, height, width = stage.check_inputs(**{k: arguments[k] for k in wanted})
+                if arguments["eta"] is not None:
+                    check_number(arguments["eta"], "eta", low=0)
             except (ValueError, TypeError) as error:
                 raise type(error)(f"stage {name!r}: {error}") from None
             if name == "interpolation" and num_frames is not None:

@@ -70,11 +70,12 @@ _PUBLISHED: StageOptions = {
 }
 
 
-# Fewer steps of the published solver, DPM-Solver++(2M), whose paper (arXiv:2211.01095) runs it in 10 to 20; guidance
-# in the first half of them: at low noise it changes little (arXiv:2404.07724). On the tiny cascade neither is settled
-# (benchmarks/fewer_calls.py), and nobody has measured them with the published weights.
+# Fewer steps of the published solver, DPM-Solver++(2M), whose paper (arXiv:2211.01095) runs it in 10 to 20. Behind the
+# keyframes, guidance in the first half of them: at low noise it changes little (arXiv:2404.07724). Keyframes are
+# guided to the end: on the tiny cascade stopping half-way loses alignment (benchmarks/fewer_calls.py). Nobody has
+# measured any of it with the published weights.
 _FAST: StageOptions = {
-    "base": {"num_inference_steps": 20},
+    "base": {"num_inference_steps": 20, "guidance_interval": (0.0, 1.0)},
     "interpolation": {"num_inference_steps": 10},
     "superres": {"num_inference_steps": 10, "first_frame_num_inference_steps": 15},
     "refine": {"num_inference_steps": 15},
@@ -123,6 +124,9 @@ def network_calls(options: StageOptions, first_frame: bool = False) -> dict[str,
     Args:
         options: of every stage, as `Show1CascadePipeline.resolve_options` returns them.
         first_frame: whether an image model makes the first super-resolved frame.
+
+    Returns:
+        Stage name -> calls.
     """
 
     def loop(stage: dict[str, Any], steps: int, guidance_scale: float) -> int:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import convert, demo, env, generate, inspection, publish, train
+from . import convert, demo, env, generate, inspection, publish, train, watermark
 
 
 app = typer.Typer(
@@ -18,7 +18,16 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for verb in (generate.generate, inspection.inspect, convert.convert, publish.publish, train.train, demo.demo, env.env):
+for verb in (
+    generate.generate,
+    inspection.inspect,
+    watermark.watermark,
+    convert.convert,
+    publish.publish,
+    train.train,
+    demo.demo,
+    env.env,
+):
     app.command()(verb)
 
 

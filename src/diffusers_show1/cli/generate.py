@@ -16,13 +16,14 @@ import typer
 from ..jobs.folder import versions
 from .machine import file_digest, load_cascade, model_identity, resolve_machine
 from .outputs import beside, check_outputs, json_name
-from .refusals import BadInput, one_of
+from .refusals import BadInput, one_of, refuse
 from .resume import Plan, about, faults, plan
 from .settings import STAGES, Settings
 
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from ..cascades.pipeline_show1 import Show1CascadePipeline
 
@@ -89,8 +90,18 @@ def generate(
         bool, typer.Option("--stages", help="Save the clip after every stage too: out.base.mp4 ...")
     ] = False,
     record: Annotated[bool, typer.Option("--json/--no-json", help="Write how it was made to out.json.")] = True,
+    metadata: Annotated[
+        bool, typer.Option("--metadata/--no-metadata", help="Write the same into the clip itself, the prompt too.")
+    ] = True,
+    watermark: Annotated[
+        bool, typer.Option("--watermark", help="Mark the frames invisibly; show1 watermark finds it again.")
+    ] = False,
+    watermark_key: Annotated[
+        str | None, typer.Option(help="The same with a key of your own, which nothing records.", show_default=False)
+    ] = None,
     from_json: Annotated[
-        Path | None, typer.Option(help="Make the clip of this JSON again.", show_default=False)
+        Path | None,
+        typer.Option(help="Make the clip of this JSON again, or of a clip that carries it.", show_default=False),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are already there.")] = False,
     job: Annotated[
@@ -113,6 +124,8 @@ def generate(
     from ..frames import replacing
 
     one_of("--offload", offload, OFFLOADS)
+    if watermark_key == "":
+        refuse("--watermark-key", watermark_key, "a text that is not empty")
     plans, original = plan(flags)
     settings = plans[0].settings
     earlier = STAGES[: STAGES.index(settings.stop_after or STAGES[-1])] if stages else ()
@@ -129,19 +142,12 @@ def generate(
     began = time.perf_counter()
     pipe = load_cascade(settings, place, number_format, offload)
     loading = time.perf_counter() - began
-    rate = settings.fps or (KEYFRAME_FPS if settings.stop_after == "base" else FPS)
-    resolved: dict[str, Any] = {
-        "stage_options": resolve_options(pipe, settings),
-        "fps": rate,
-        "device": str(place),
-        "dtype": str(number_format).removeprefix("torch."),
-        "model_revision": model_identity(settings.model).get("revision"),
-    }
     for one in plans:
-        name, one.settings = one.output, dataclasses.replace(one.settings, **resolved)
+        name, one.settings = one.output, definite(pipe, one.settings, place, number_format)
+        rate = one.settings.fps or FPS
         with faults(one.folder):
             clip = run_cascade(pipe, one, keep_stages=stages)
-            digest = write_clip(clip, name, rate)
+            digest = write_clip(clip, name, rate, one.settings if metadata else None, watermark_key or watermark)
             made_here = record_of(one.settings, clip, name, digest, loading)
             records = [json_name(name)] * record + ([] if one.folder is None else [one.folder / "made.json"])
             for place_of_record in records:
@@ -160,6 +166,18 @@ class Clip:
     frames: np.ndarray
     stages: dict[str, np.ndarray]
     seconds: dict[str, float]
+
+
+def definite(pipe: Show1CascadePipeline, settings: Settings, device: torch.device, dtype: torch.dtype) -> Settings:
+    """The settings with nothing left open: every option, the rate, the machine, and the model's commit."""
+    return dataclasses.replace(
+        settings,
+        stage_options=resolve_options(pipe, settings),
+        fps=settings.fps or (KEYFRAME_FPS if settings.stop_after == "base" else FPS),
+        device=str(device),
+        dtype=str(dtype).removeprefix("torch."),
+        model_revision=model_identity(settings.model).get("revision"),
+    )
 
 
 def resolve_options(pipe: Show1CascadePipeline, settings: Settings) -> dict[str, dict[str, Any]]:
@@ -208,35 +226,49 @@ def run_cascade(pipe: Show1CascadePipeline, plan: Plan, keep_stages: bool) -> Cl
     return Clip(output.frames[0], {name: output.stages[name][0] for name in earlier}, seconds)
 
 
-def write_clip(clip: Clip, output: str, fps: float) -> str:
-    """Save a clip and its stages, which play as long as it does; returns the SHA-256 of the final frames (uint8)."""
+def write_clip(
+    clip: Clip, output: str, fps: float, settings: Settings | None = None, watermark: bool | str = False
+) -> str:
+    """Save a clip and its stages, which play as long as it does; returns the SHA-256 of the final frames (uint8).
+
+    With `settings` each file carries those that make it again, a stage's too; `watermark` is that of `save_video`.
+    """
+    for stage, frames in clip.stages.items():
+        rate = fps * len(frames) / len(clip.frames)
+        own = None if settings is None else dataclasses.replace(settings, stop_after=stage, fps=rate)
+        write_frames(frames, beside(output, stage), rate, own, watermark)
+    return write_frames(clip.frames, output, fps, settings, watermark)
+
+
+def write_frames(frames: np.ndarray, output: str, fps: float, settings: Settings | None, watermark: bool | str) -> str:
+    """Save one file; returns the SHA-256 of the frames (uint8), as they are before they are marked or compressed."""
     from ..frames import save_video, to_uint8
 
-    for stage, frames in clip.stages.items():
-        save_video(frames, beside(output, stage), fps=fps * len(frames) / len(clip.frames))
-    frames = to_uint8(clip.frames)
-    save_video(frames, output, fps=fps)
-    return hashlib.sha256(frames.tobytes()).hexdigest()
+    frames = to_uint8(frames)
+    digest = hashlib.sha256(frames.tobytes()).hexdigest()
+    metadata = None if settings is None else provenance_of(settings, frames, digest)
+    save_video(frames, output, fps=fps, watermark=watermark, metadata=metadata)
+    return digest
 
 
-def record_of(settings: Settings, clip: Clip, output: str, digest: str, loading: float) -> dict[str, Any]:
-    """What the JSON beside a clip says: the settings that make it again, and what they made here."""
-    count, height, width, _ = clip.frames.shape
+def provenance_of(settings: Settings, frames: np.ndarray, digest: str) -> dict[str, Any]:
+    """What a clip itself carries: the settings that make it again, and what they made; the same for every run."""
+    count, height, width, _ = frames.shape
     return {
         "show1": 1,
         "settings": dataclasses.asdict(settings),
         "model": model_identity(settings.model),
-        "output": {
-            "name": Path(output).name,
-            "sha256": None if Path(output).is_dir() else file_digest(Path(output)),
-            "frames_sha256": digest,
-            "frames": count,
-            "height": height,
-            "width": width,
-        },
-        "seconds": {"load": round(loading, 3), **clip.seconds},
+        "output": {"frames_sha256": digest, "frames": count, "height": height, "width": width},
         "versions": versions(),
     }
+
+
+def record_of(settings: Settings, clip: Clip, output: str, digest: str, loading: float) -> dict[str, Any]:
+    """What the JSON beside a clip says: what the clip carries, and what is known only once it is written."""
+    made = provenance_of(settings, clip.frames, digest)
+    sha256 = None if Path(output).is_dir() else file_digest(Path(output))
+    made["output"] = {"name": Path(output).name, "sha256": sha256, **made["output"]}
+    return {**made, "seconds": {"load": round(loading, 3), **clip.seconds}}
 
 
 def compare(original: dict[str, Any], again: dict[str, Any]) -> str:

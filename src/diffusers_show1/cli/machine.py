@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,20 +63,31 @@ def load_cascade(settings: Settings, device: torch.device, dtype: torch.dtype, o
 
 
 def model_identity(model: str) -> dict[str, Any]:
-    """What tells one version of a model from another: its index's digest, and its commit when it is from the Hub."""
+    """What tells one version of a model from another: its index's digest and, from the Hub, its commit.
+
+    A commit stands for the weights too; for a folder their digest does.
+    """
     if model == "showlab":
         from ..hub.recognise import PUBLISHED_REPOS
 
         return {stage: model_identity(repo) for stage, repo in PUBLISHED_REPOS.items()}
     folder = model_folder(model)
     if folder is not None:
-        return {"index_sha256": file_digest(folder / "model_index.json")}
+        return {"index_sha256": file_digest(folder / "model_index.json"), "weights_sha256": weights_digest(folder)}
     from huggingface_hub import try_to_load_from_cache
 
     cached = try_to_load_from_cache(model, "model_index.json")
     if not isinstance(cached, str):
         return {}
     return {"index_sha256": file_digest(Path(cached)), "revision": Path(cached).parent.name}
+
+
+@cache  # what is loaded stays what it was
+def weights_digest(folder: Path) -> str:
+    """SHA-256 over names and digests of all weight files in a folder; about a second a gigabyte, once."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin"))
+    lines = [f"{path.relative_to(folder).as_posix()} {file_digest(path)}\n" for path in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:

@@ -25,9 +25,16 @@ class Failed(typer.TyperException):
 
 
 def refuse(argument: str, value: object, allowed: str, note: object = "") -> NoReturn:
-    """Raise `BadInput` with the argument, what is allowed, the value, and a note about it, on one line."""
-    message = f"{argument} must be {allowed}, got {value!r}" + (f" ({note})" if note else "")
+    """Raise `BadInput` with the argument, what is allowed, the value, and a note about it, on one line.
+
+    A value or note of more than 200 characters is cut.
+    """
+    message = f"{argument} must be {allowed}, got {_cut(repr(value))}" + (f" ({_cut(str(note))})" if note else "")
     raise BadInput(" ".join(message.split()))
+
+
+def _cut(text: str, most: int = 200) -> str:
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 def one_of(argument: str, value: str, allowed: Sequence[str]) -> str:

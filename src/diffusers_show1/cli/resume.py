@@ -133,5 +133,8 @@ def faults(folder: Path | None) -> Iterator[None]:
         raise
     except (JobError, torch.OutOfMemoryError, FloatingPointError, OSError) as error:
         raise Failed(str(error).rstrip(".") + "." + go_on) from error
-    except ValueError as error:  # the cascade refuses what it cannot run, such as numbers that do not fit together
+    except (
+        ValueError,
+        TypeError,
+    ) as error:  # the cascade refuses what it cannot run, such as numbers that do not fit together
         raise BadInput(" ".join(str(error).split())) from error

@@ -6,12 +6,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
 import secrets
 from pathlib import Path
 from typing import Any
 
-from .refusals import one_of, refuse
+from .refusals import BadInput, one_of, refuse
 
 
 # Spelled out so that a wrong name is answered without importing the cascade; a test compares them with it.
@@ -20,6 +21,8 @@ RECIPES = ("default", "fast", "official")
 DTYPES = ("float32", "float16", "bfloat16")
 MAX_STEPS = 1000  # the length of every published training schedule
 MAX_SEED = 2**53  # whole numbers up to here survive any JSON reader
+MAX_CHARACTERS = 10_000  # of a prompt
+MAX_FRAMES = 2**16  # which `read_video` reads back
 CONTENT_FLAGS = {
     "prompts": "PROMPT",
     "prompts_file": "--prompts-file",
@@ -55,21 +58,33 @@ class Settings:
 
     def check(self) -> Settings:
         """Raise `BadInput` for the first value that cannot be used; needs no model and imports no framework."""
+        for argument, text in (("PROMPT", self.prompt), ("--negative-prompt", self.negative_prompt or "")):
+            if len(text) > MAX_CHARACTERS:
+                refuse(argument, text, f"a text of at most {MAX_CHARACTERS} characters")
+            try:
+                text.encode()
+            except UnicodeEncodeError:  # a command line and a JSON can hold half a character
+                refuse(argument, text, "a text in Unicode")
         if not self.prompt.strip():
             refuse("PROMPT", self.prompt, "a text that is not empty")
         if not 0 <= self.seed <= MAX_SEED:
             refuse("--seed", self.seed, f"a whole number from 0 to {MAX_SEED}")
         if self.num_frames is not None and self.num_frames < 2:
             refuse("--frames", self.num_frames, "a whole number of at least 2")
-        if self.fps is not None and not (0 < self.fps <= 1000):
-            refuse("--fps", self.fps, "a number above 0, up to 1000")
+        if self.num_frames is not None and self.num_frames > MAX_FRAMES:
+            refuse("--frames", self.num_frames, f"a whole number of at most {MAX_FRAMES}")
+        if self.fps is not None and not 0.1 <= self.fps <= 1000:
+            refuse("--fps", self.fps, "a number above 0, from 0.1 to 1000")
         one_of("--recipe", self.recipe, RECIPES)
         one_of("--stop-after", self.stop_after or STAGES[-1], STAGES)
         one_of("--dtype", self.dtype, ("auto", *DTYPES))
-        if not re.fullmatch(r"auto|cpu|(cuda|mps|xpu)(:\d+)?", self.device):
+        if not re.fullmatch(r"auto|cpu|(cuda|mps|xpu)(:[0-9]{1,2})?", self.device):
             refuse("--device", self.device, "one of auto, cpu, cuda, cuda:N, mps, xpu, xpu:N")
         for stage in self.stage_options:
             one_of("stage_options", stage, STAGES)
+        # It becomes a part of a path in the Hub's cache.
+        if self.model_revision is not None and not re.fullmatch(r"\w+([./-]\w+)*", self.model_revision):
+            refuse("model_revision", self.model_revision, "a branch, tag or commit")
         check_model(self.model)
         return self
 
@@ -116,7 +131,7 @@ def check_model(model: str) -> None:
         try:
             index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
             name = index["_class_name"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             refuse("--model", model, allowed, f"{folder} has no readable model_index.json")
         if "Show1CascadePipeline" not in (name, *(name if isinstance(name, list) else ())):
             refuse("--model", model, allowed, f"{folder} holds a {name}")
@@ -138,7 +153,7 @@ def model_folder(model: str) -> Path | None:
         from ..tiny import TINY_PATH
 
         return TINY_PATH
-    return Path(model) if model != "showlab" and Path(model).is_dir() else None
+    return Path(model) if model != "showlab" and os.path.isdir(model) else None
 
 
 def settings_from_flags(flags: dict[str, Any]) -> list[Settings]:
@@ -177,8 +192,16 @@ def settings_from_json(flags: dict[str, Any]) -> tuple[list[Settings], dict[str,
 
 
 def read_record(path: Path) -> tuple[Settings, dict[str, Any]]:
-    """The checked settings in a JSON that `show1 generate` wrote, and the whole of it; `BadInput` if it is none."""
-    allowed = "a JSON file that show1 generate wrote"
+    """The checked settings in a JSON or clip that `show1 generate` wrote, and the whole record; `BadInput` if none."""
+    allowed = "a JSON file that show1 generate wrote, or a clip that carries it"
+    if path.is_dir() or path.suffix.lower() in (".mp4", ".gif", ".webp"):
+        from ..provenance import read_metadata
+
+        try:
+            record = read_metadata(path)
+        except (ValueError, OSError) as error:
+            raise BadInput(str(error).replace("`path`", "--from-json", 1)) from error
+        return parse_settings(record, "--from-json", str(path), allowed), record
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

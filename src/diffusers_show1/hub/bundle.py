@@ -83,14 +83,14 @@ REPOSITORIES = (
         source="stages/pipeline_show1_base.py",
         pipeline="Show1KeyframePipeline",
         unets=("unet",),
-        components={**_T5, "scheduler": _SOLVER, "feature_extractor": _FEATURES},
+        components={**_T5, "scheduler": _SOLVER, "feature_extractor": _FEATURES, "safety_checker": _NOTHING},
     ),
     Repository(
         folder="show-1-interpolation",
         source="stages/pipeline_show1_interpolation.py",
         pipeline="Show1InterpolationPipeline",
         unets=("unet",),
-        components={**_T5, "scheduler": _SOLVER, "feature_extractor": _FEATURES},
+        components={**_T5, "scheduler": _SOLVER, "feature_extractor": _FEATURES, "safety_checker": _NOTHING},
     ),
     Repository(
         folder="show-1-sr1",
@@ -104,6 +104,7 @@ REPOSITORIES = (
             "first_frame_unet": _NOTHING,  # DeepFloyd IF-II is gated: published without
             "first_frame_scheduler": _NOTHING,
             "feature_extractor": _FEATURES,
+            "safety_checker": _NOTHING,
         },
     ),
     Repository(
@@ -111,7 +112,13 @@ REPOSITORIES = (
         source="stages/pipeline_show1_refine.py",
         pipeline="Show1RefinementPipeline",
         unets=("unet",),
-        components={**_CLIP, "vae": _VAE, "scheduler": _SOLVER},
+        components={
+            **_CLIP,
+            "vae": _VAE,
+            "scheduler": _SOLVER,
+            "feature_extractor": _NOTHING,
+            "safety_checker": _NOTHING,
+        },
     ),
     Repository(
         folder="show-1",
@@ -129,6 +136,8 @@ REPOSITORIES = (
             "refine_scheduler": _SOLVER,
             "first_frame_unet": _NOTHING,
             "first_frame_scheduler": _NOTHING,
+            "feature_extractor": _NOTHING,
+            "safety_checker": _NOTHING,
         },
         options={"stage_defaults": None},
     ),

@@ -24,14 +24,15 @@ from diffusers.modular_pipelines import (
     SequentialPipelineBlocks,
 )
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
+from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedModel, T5EncoderModel, T5Tokenizer
+from transformers.image_processing_utils import BaseImageProcessor
 
 from ..cascades import Show1CascadePipeline
 from ..cascades.recipe import RECIPES
 from ..models import Show1UNet3DConditionModel
 from ..stages.denoising import check_count, check_generator
 from ..text import check_prompts
-from ..video import from_model_space, to_model_space
+from ..video import to_model_space
 
 
 STAGES = Show1CascadePipeline.stage_names
@@ -45,6 +46,8 @@ _TYPES: dict[str, type] = {
     "refine_tokenizer": CLIPTokenizer,
     "refine_text_encoder": CLIPTextModel,
     "refine_vae": AutoencoderKL,
+    "feature_extractor": BaseImageProcessor,
+    "safety_checker": PreTrainedModel,
 }
 _TYPES |= {f"{name}_unet": Show1UNet3DConditionModel for name in STAGES}
 _TYPES |= {f"{name}_scheduler": DPMSolverMultistepScheduler for name in STAGES}
@@ -273,22 +276,32 @@ class Show1RefinementStep(_StageStep):
 
 
 class Show1DecodeStep(_Step):
-    """Latents to frames in the form of `output_type`."""
+    """Latents to frames in the form of `output_type`, checked where there is a safety checker."""
 
-    component_list = ("refine_vae",)
+    component_list = ("refine_vae", "feature_extractor", "safety_checker")
     input_list = ("latents", "output_type", "recipe", "stage_options")
-    output_list = (OutputParam("videos", description="As `VideoPipelineOutput.frames`."),)
+    output_list = (
+        OutputParam("videos", description="As `VideoPipelineOutput.frames`."),
+        OutputParam("nsfw_detected", list, "As in `VideoPipelineOutput`."),
+        OutputParam("watermark_detected", list, "As in `VideoPipelineOutput`."),
+    )
 
     def run(self, components: Any, inputs: Any) -> dict[str, Any]:
         if inputs.output_type == "latent":
-            return {"videos": inputs.latents}
+            return {"videos": inputs.latents, "nsfw_detected": None, "watermark_detected": None}
         cascade = cascade_of(components)
         stage = cascade.refine
         options = cascade.resolve_options(inputs.recipe, inputs.stage_options)["refine"]
         size = options.get(
             "vae_batch_size", inspect.signature(type(stage).__call__).parameters["vae_batch_size"].default
         )
-        return {"videos": from_model_space(stage.decode_latents(inputs.latents, size), inputs.output_type)}
+        stage.check_safety_parts()
+        output = stage.to_output(stage.decode_latents(inputs.latents, size), inputs.output_type)
+        return {
+            "videos": output.frames,
+            "nsfw_detected": output.nsfw_detected,
+            "watermark_detected": output.watermark_detected,
+        }
 
 
 class Show1VideoInputStep(_Step):

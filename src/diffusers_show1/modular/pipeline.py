@@ -18,6 +18,11 @@ class Show1ModularPipeline(ModularPipeline):
         pipe = Show1Blocks().init_pipeline(TINY_PATH)
         pipe.load_components(dtype=torch.float32)
         videos = pipe(prompt="a red circle moving right on a white background", output="videos")
+
+    Args:
+        blocks: the blocks to run; by default those that the repository names, or `Show1Blocks`.
+        pretrained_model_name_or_path: a folder or Hub id that components are loaded from.
+        kwargs: diffusers' own.
     """
 
     default_blocks_name = "Show1Blocks"
@@ -33,7 +38,11 @@ class Show1ModularPipeline(ModularPipeline):
         super().__init__(blocks, pretrained_model_name_or_path, **kwargs)
 
     def set_progress_bar_config(self, **kwargs: Any) -> None:
-        """As for `DiffusionPipeline`; reaches the stage behind every block, however deep that is nested."""
+        """As for `DiffusionPipeline`; reaches the stage behind every block, however deep that is nested.
+
+        Args:
+            kwargs: tqdm's, such as `disable=True`.
+        """
         self._progress_bar_config = kwargs
 
     @classmethod

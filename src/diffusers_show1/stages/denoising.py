@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -22,6 +23,8 @@ from torch import Tensor, nn
 
 from ..video import OUTPUT_TYPES
 
+
+MAX_NUMBERS = 2**32  # of the videos of a call: 16 GiB in float32
 
 Generators = torch.Generator | list[torch.Generator] | list[torch.Generator | None] | None
 # Called as (stage, index, window) when a window is denoised: what `finished_windows` takes to leave it out next time.
@@ -198,7 +201,9 @@ def check_count(value: Any, name: str, low: int = 1, high: int | None = None) ->
 
 def check_number(value: Any, name: str, low: float, high: float = math.inf, above: bool = False) -> None:
     """A finite number from `low` (exclusive with `above`) to `high`, else a ValueError that says so."""
-    good = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    good = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    # Compared and not converted: a whole number of 400 digits is no float. NaN fails too.
+    good = good and -sys.float_info.max <= value <= sys.float_info.max
     if not good or value < low or value > high or (above and value == low):
         limits = f"above {low}" if above else f"of at least {low}"
         upper = "" if math.isinf(high) else f" and at most {high}"
@@ -207,12 +212,21 @@ def check_number(value: Any, name: str, low: float, high: float = math.inf, abov
 
 def check_size(height: Any, width: Any, divisor: int) -> None:
     for name, value in (("height", height), ("width", width)):
-        check_count(value, name)
+        check_count(value, name, high=2**14)
         if value % divisor:
             raise ValueError(
                 f"`{name}` must be a multiple of {divisor} (the network halves it that often), got {value}; "
                 f"the nearest are {value // divisor * divisor or divisor} and {(value // divisor + 1) * divisor}."
             )
+
+
+def check_extent(batch: int, num_frames: int, height: int, width: int) -> None:
+    """A ValueError for videos of more numbers than any machine holds, before memory is taken for them."""
+    if batch * 3 * num_frames * height * width > MAX_NUMBERS:
+        raise ValueError(
+            f"`num_frames`, `height` and `width` must make videos of at most {MAX_NUMBERS} numbers "
+            f"(16 GiB in float32), got {batch} of {num_frames} frames of {height}x{width}."
+        )
 
 
 def check_interval(value: Any, name: str) -> None:

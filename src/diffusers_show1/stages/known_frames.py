@@ -48,7 +48,17 @@ class KnownFrames(PipelineCallback):
         return ["latents", "prompt_embeds"]
 
     def callback_fn(self, pipeline: Any, step_index: int, timestep: Any, callback_kwargs: dict) -> dict[str, Tensor]:
-        """Called after each step; (b, 3, f, h, w) `latents` in and out."""
+        """What the stage calls after each step.
+
+        Args:
+            pipeline: the stage.
+            step_index: the step that was made, from 0.
+            timestep: its diffusion timestep.
+            callback_kwargs: `latents`, (b, 3, f, h, w), and `prompt_embeds`, (prompts, tokens, width).
+
+        Returns:
+            `latents`, (b, 3, f, h, w), changed; nothing for a stage that makes no keyframes.
+        """
         if pipeline.stage_name != "base":
             return {}
         latents = callback_kwargs["latents"]
@@ -70,6 +80,10 @@ class KnownFrames(PipelineCallback):
 
     def begin(self, pipeline: Any, latents: Tensor) -> None:
         """Brings the known frames to the call's size and draws their noise.
+
+        Args:
+            pipeline: the keyframe stage.
+            latents: (b, 3, f, h, w) of the call.
 
         Raises:
             ValueError: `frames` do not fit the call, or the scheduler scales its samples.
@@ -93,7 +107,19 @@ class KnownFrames(PipelineCallback):
     def gradient(
         self, pipeline: Any, latents: Tensor, timestep: Tensor, text: Tensor, signal: float, noise: float
     ) -> Tensor:
-        """Of the squared error of the network's estimate of the known frames, by `latents`."""
+        """The gradient of the squared error of the network's estimate of the known frames.
+
+        Args:
+            pipeline: the keyframe stage.
+            latents: (b, 3, f, h, w), with noise of the level of `timestep`.
+            timestep: one diffusion timestep, ().
+            text: the prompt's embeddings (b, tokens, width).
+            signal: what the clean frames are multiplied with at `timestep`.
+            noise: what the noise is multiplied with.
+
+        Returns:
+            The gradient by `latents`, (b, 3, f, h, w).
+        """
         with torch.enable_grad():
             latents = latents.detach().requires_grad_()
             prediction = pipeline.unet(latents, timestep, encoder_hidden_states=text, return_dict=False)[0]

@@ -14,9 +14,9 @@ A stage reads all three. So does a cascade, which for the first and the last has
 
 from __future__ import annotations
 
-import math
 import numbers
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -42,7 +42,7 @@ def check_lora_scale(cross_attention_kwargs: Any, name: str = "cross_attention_k
     if not isinstance(given, dict) or set(given) - {"scale"}:
         raise ValueError(f"`{name}` must be None or {{'scale': number}}, got {given!r}.")
     scale = given.get("scale", 1.0)
-    if not isinstance(scale, numbers.Real) or isinstance(scale, bool) or not math.isfinite(scale):
+    if not isinstance(scale, numbers.Real) or isinstance(scale, bool) or not abs(scale) <= sys.float_info.max:
         raise ValueError(f"`{name}['scale']` must be a finite number, got {scale!r}.")
 
 

@@ -11,17 +11,17 @@ from diffusers import DiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers import KarrasDiffusionSchedulers
-from transformers import T5EncoderModel, T5Tokenizer
+from transformers import PreTrainedModel, T5EncoderModel, T5Tokenizer
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..outputs import VideoPipelineOutput
 from ..text import PromptMixin, check_prompts, text_width
-from ..video import from_model_space
 from .denoising import (
     DenoisingMixin,
     Generators,
     WindowCallback,
     check_count,
+    check_extent,
     check_generator,
     check_latents,
     check_size,
@@ -32,24 +32,28 @@ from .denoising import (
     size_divisor,
 )
 from .lora import StageLoraMixin, check_lora_scale
+from .safety import SafetyMixin
 
 
-class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, DiffusionPipeline):
+class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, SafetyMixin, DiffusionPipeline):
     r"""Text to a few keyframes at very low resolution, denoised directly in pixels.
 
     Section 3.3 of the Show-1 paper: a latent space would leave a 64x40 frame only 8x5 cells, too few to follow the
     prompt; in pixels it aligns with the text and still costs little.
 
     Args:
-        tokenizer, text_encoder: T5. May be `None` when `prompt_embeds` are passed.
+        tokenizer: T5's. May be `None` when `prompt_embeds` are passed.
+        text_encoder: T5. Likewise.
         unet (`Show1UNet3DConditionModel`): 3 input channels; 3 output channels, or 6 with a predicted variance.
         scheduler: any of diffusers' schedulers for discrete timesteps.
-        feature_extractor: part of the published repository and unused; may be `None`.
+        feature_extractor: prepares frames for the safety checker, and is unused without one; part of the published
+            repository.
+        safety_checker (`IFSafetyChecker`, *optional*): looks at every frame before it is returned.
     """
 
     stage_name = "base"
-    model_cpu_offload_seq = "text_encoder->unet"
-    _optional_components = ["tokenizer", "text_encoder", "feature_extractor"]
+    model_cpu_offload_seq = "text_encoder->unet->safety_checker"
+    _optional_components = ["tokenizer", "text_encoder", "feature_extractor", "safety_checker"]
 
     def __init__(
         self,
@@ -58,6 +62,7 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
         unet: ModelMixin,
         scheduler: KarrasDiffusionSchedulers,
         feature_extractor: BaseImageProcessor | None = None,
+        safety_checker: PreTrainedModel | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -66,6 +71,7 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
             unet=unet,
             scheduler=scheduler,
             feature_extractor=feature_extractor,
+            safety_checker=safety_checker,
         )
 
     @torch.no_grad()
@@ -101,10 +107,12 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
 
         Args:
             prompt: one prompt or a list; not with `prompt_embeds`.
-            height, width: pixels, multiples of 2^(blocks-1) (8 for the published network). By default 5/8 of the
-                width the network was trained at, and that width: 40x64.
+            height: pixels, a multiple of 2^(blocks-1) (8 for the published network). By default 5/8 of the width that
+                the network was trained at: 40.
+            width: likewise; by default that width: 64.
             num_frames: keyframes, at least 1; the published network was trained at 8.
-            num_inference_steps: at least 1; or `timesteps`, a falling list of diffusion timesteps.
+            num_inference_steps: at least 1, at most the scheduler's training timesteps.
+            timesteps: falling diffusion timesteps, to be used in place of `num_inference_steps`.
             guidance_scale: at least 0; guidance is off up to 1.
             guidance_interval: (start, stop), fractions of the steps: the first int(start·steps) and those from
                 int(stop·steps) on are not guided and cost half as much. 0 is the noisiest end, 1 the cleanest. A
@@ -116,7 +124,8 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
             eta: DDIM's noise, for schedulers that know it.
             generator: one generator for everything, or a list of one a video.
             latents: initial noise (b, 3, f, h, w) instead of drawn noise.
-            prompt_embeds, negative_prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
+            prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
+            negative_prompt_embeds: likewise, of the negative prompts.
             clean_caption: DeepFloyd IF's caption cleaning before encoding.
             final_sigmas_type: `"sigma_min"` for the last DPM-Solver++ step of the released code.
             output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`, see `VideoPipelineOutput`.
@@ -130,7 +139,8 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
             finished_windows: `[video]`, as that callback got it in an earlier run of this call, to take it over.
 
         Returns:
-            `VideoPipelineOutput`, or `(frames,)`.
+            `VideoPipelineOutput`, or `(frames,)`: b videos of `num_frames` frames of height x width; b is the number
+            of prompts times `num_videos_per_prompt`.
 
         Raises:
             ValueError, TypeError: before any model runs, naming the argument, its value and what is allowed.
@@ -161,6 +171,7 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
         shape = (batch, 3, num_frames, height, width)
         check_windows(finished_windows, [shape])
         check_lora_scale(cross_attention_kwargs)
+        self.check_safety_parts()
         self.begin(guidance_scale, guidance_interval, split_guidance)
         device = self._execution_device
 
@@ -202,9 +213,9 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
             self.end_window(callback_on_window_end, 0, video)
 
         # 5. Frames
-        frames = from_model_space(video, output_type)
+        output = self.to_output(video, output_type)
         self.maybe_free_model_hooks()
-        return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
+        return output if return_dict else output.to_tuple()
 
     def check_inputs(
         self,
@@ -239,6 +250,7 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Diffusi
         check_count(num_frames, "num_frames")
         check_size(height, width, size_divisor(self.unet))
         batch = prompts * num_videos_per_prompt
+        check_extent(batch, num_frames, height, width)
         check_generator(generator, batch)
         shape = (batch, 3, num_frames, height, width)
         check_latents(latents, [shape])

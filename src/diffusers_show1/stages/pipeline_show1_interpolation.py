@@ -12,17 +12,18 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from torch import Tensor
-from transformers import T5EncoderModel, T5Tokenizer
+from transformers import PreTrainedModel, T5EncoderModel, T5Tokenizer
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..outputs import VideoPipelineOutput
 from ..text import PromptMixin, check_prompts, text_width
-from ..video import from_model_space, interpolated_length, to_model_space
+from ..video import interpolated_length, to_model_space
 from .denoising import (
     DenoisingMixin,
     Generators,
     WindowCallback,
     check_count,
+    check_extent,
     check_generator,
     check_latents,
     check_size,
@@ -36,9 +37,10 @@ from .denoising import (
     spawn,
 )
 from .lora import StageLoraMixin, check_lora_scale
+from .safety import SafetyMixin
 
 
-class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, DiffusionPipeline):
+class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, SafetyMixin, DiffusionPipeline):
     r"""Puts three new frames between each two keyframes: n keyframes become 4(n-1)+1 frames.
 
     Section 3.4 of the Show-1 paper. Each pair of neighbours is one window of five frames. The network's input has four
@@ -46,15 +48,18 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
     what the released code feeds where the paper says zeros) and a mask that is 1 on the two known frames (Eq. 6).
 
     Args:
-        tokenizer, text_encoder: T5. May be `None` when `prompt_embeds` are passed.
+        tokenizer: T5's. May be `None` when `prompt_embeds` are passed.
+        text_encoder: T5. Likewise.
         unet (`Show1UNet3DConditionModel`): 7 input channels; 3 output channels, or 6 with a predicted variance.
         scheduler: any of diffusers' schedulers for discrete timesteps.
-        feature_extractor: part of the published repository and unused; may be `None`.
+        feature_extractor: prepares frames for the safety checker, and is unused without one; part of the published
+            repository.
+        safety_checker (`IFSafetyChecker`, *optional*): looks at every frame before it is returned.
     """
 
     stage_name = "interpolation"
-    model_cpu_offload_seq = "text_encoder->unet"
-    _optional_components = ["tokenizer", "text_encoder", "feature_extractor"]
+    model_cpu_offload_seq = "text_encoder->unet->safety_checker"
+    _optional_components = ["tokenizer", "text_encoder", "feature_extractor", "safety_checker"]
 
     def __init__(
         self,
@@ -63,6 +68,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         unet: ModelMixin,
         scheduler: KarrasDiffusionSchedulers,
         feature_extractor: BaseImageProcessor | None = None,
+        safety_checker: PreTrainedModel | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -71,6 +77,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
             unet=unet,
             scheduler=scheduler,
             feature_extractor=feature_extractor,
+            safety_checker=safety_checker,
         )
 
     @torch.no_grad()
@@ -109,7 +116,8 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         Args:
             frames: keyframes, at least 2, one video or one a prompt, in any form of `to_model_space`.
             prompt: one prompt or a list; not with `prompt_embeds`.
-            num_inference_steps: at least 1; or `timesteps`, a falling list of diffusion timesteps.
+            num_inference_steps: at least 1, at most the scheduler's training timesteps.
+            timesteps: falling diffusion timesteps, to be used in place of `num_inference_steps`.
             guidance_scale: at least 0; guidance is off up to 1.
             guidance_interval: (start, stop), fractions of the steps: the first int(start·steps) and those from
                 int(stop·steps) on are not guided and cost half as much. 0 is the noisiest end, 1 the cleanest. A
@@ -122,7 +130,8 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
             generator: one generator for everything, or a list of one a video.
             latents: initial noise instead of drawn noise, (b, 3, frames_between+2, h, w) for every window alike, or
                 (b·windows, 3, ...), one row a window.
-            prompt_embeds, negative_prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
+            prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
+            negative_prompt_embeds: likewise, of the negative prompts.
             frames_between: new frames between two keyframes; the published network was trained at 3.
             window_noise: `"independent"`: every window has noise of its own. `"same"`: all windows have the same, as
                 in the released code.
@@ -134,8 +143,9 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
             output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`, see `VideoPipelineOutput`.
             return_dict: a `VideoPipelineOutput` rather than a tuple.
             cross_attention_kwargs: `{"scale": number}`, how much of its adapters (LoRA) the network uses.
-            callback_on_step_end, callback_on_step_end_tensor_inputs: as in diffusers; `latents` holds the windows of
-                one batch of windows.
+            callback_on_step_end: called as `(pipe, step, timestep, tensors)` after each step; `latents` holds the
+                windows of one batch of windows.
+            callback_on_step_end_tensor_inputs: which of `latents`, `prompt_embeds`, `negative_prompt_embeds` it gets.
             callback_on_window_end: called as `(pipe, index, windows)` after each batch of windows (one window with
                 `window_batch_size=1`), (rows, 3, frames_between+2, h, w) in model space.
             finished_windows: the first of these batches, in order, as that callback got them in an earlier run of
@@ -185,6 +195,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         parts = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
         check_windows(finished_windows, [(part.stop - part.start, *shape[1:]) for part in parts])
         check_lora_scale(cross_attention_kwargs)
+        self.check_safety_parts()
         self.begin(guidance_scale, guidance_interval, split_guidance)
         device = self._execution_device
 
@@ -235,9 +246,9 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         video = self.join(torch.cat(done), batch)
 
         # 5. Frames
-        frames = from_model_space(video, output_type)
+        output = self.to_output(video, output_type)
         self.maybe_free_model_hooks()
-        return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
+        return output if return_dict else output.to_tuple()
 
     def check_inputs(
         self,
@@ -281,6 +292,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
             raise ValueError(f"`window_noise` must be 'independent' or 'same', got {window_noise!r}.")
         if window_batch_size is not None:
             check_count(window_batch_size, "window_batch_size")
+        check_extent(batch, interpolated_length(keyframes, frames_between), height, width)
         check_generator(generator, batch)
         window = (3, frames_between + 2, height, width)
         shapes = [(batch, *window), (batch * (keyframes - 1), *window)]
@@ -289,7 +301,15 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
 
     @staticmethod
     def prepare_condition(keyframes: Tensor, length: int) -> Tensor:
-        """Keyframes (b, 3, n, h, w) -> condition and mask of every pair, (b·(n-1), 4, length, h, w)."""
+        """The condition of every pair of keyframes: their linear blend, and the mask of the known frames (Eq. 6).
+
+        Args:
+            keyframes: (b, 3, n, h, w) in model space.
+            length: frames of a window, the two keyframes included.
+
+        Returns:
+            A tensor (b·(n-1), 4, length, h, w) of three channels of the blend and one of the mask.
+        """
         first, last = keyframes[:, :, :-1], keyframes[:, :, 1:]  # b c w h w
         weight = torch.linspace(0, 1, length, device=keyframes.device, dtype=torch.float32)
         weight = weight.view(1, 1, 1, -1, 1, 1)
@@ -308,7 +328,19 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
         window_noise: str,
         like: Tensor,
     ) -> tuple[Tensor, Generators]:
-        """Initial noise (b·windows, ...) and the steps' generators, one a row (or the caller's, for one window)."""
+        """Initial noise of all windows, and the generators of the steps' noise.
+
+        Args:
+            shape: of one window of all videos, (b, 3, f, h, w).
+            windows: how many windows a video has.
+            generator: the caller's: one for everything, or a list of one a video.
+            latents: the caller's noise, (b, 3, f, h, w) for every window alike or (b·windows, 3, f, h, w).
+            window_noise: `"independent"` or `"same"`.
+            like: any tensor, such as (prompts, tokens, width), of the device and number format wanted.
+
+        Returns:
+            Noise (b·windows, 3, f, h, w), and a generator a row (or the caller's, for one window).
+        """
         batch = shape[0]
         if latents is not None:
             latents = latents.to(like)
@@ -329,7 +361,15 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Di
 
     @staticmethod
     def join(windows: Tensor, batch: int) -> Tensor:
-        """(b·w, c, f, h, w) -> (b, c, w·(f-1)+1, h, w): a shared frame is taken from the later window."""
+        """Puts windows together; a frame that two of them share is taken from the later one.
+
+        Args:
+            windows: (b·w, c, f, h, w).
+            batch: b, the number of videos.
+
+        Returns:
+            (b, c, w·(f-1)+1, h, w).
+        """
         windows = windows.unflatten(0, (batch, -1)).transpose(1, 2)  # b c w f h w
         return torch.cat([windows[:, :, :, :-1].flatten(2, 3), windows[:, :, -1, -1:]], dim=2)
 

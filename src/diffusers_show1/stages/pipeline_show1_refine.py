@@ -16,17 +16,19 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
 
 from ..outputs import VideoPipelineOutput
 from ..text import PromptMixin, check_prompts, text_width
-from ..video import from_model_space, overlapping_windows, resize_uint8, to_model_space, truncate_to_uint8
+from ..video import overlapping_windows, resize_uint8, to_model_space, truncate_to_uint8
 from .denoising import (
     DenoisingMixin,
     Generators,
     WindowCallback,
     cache_context,
     check_count,
+    check_extent,
     check_generator,
     check_latents,
     check_number,
@@ -40,10 +42,11 @@ from .denoising import (
 )
 from .lora import StageLoraMixin, check_lora_scale
 from .pipeline_show1_interpolation import match_batch
+from .safety import SafetyMixin
 
 
 class Show1RefinementPipeline(
-    DenoisingMixin, PromptMixin, TextualInversionLoaderMixin, StageLoraMixin, DiffusionPipeline
+    DenoisingMixin, PromptMixin, TextualInversionLoaderMixin, StageLoraMixin, SafetyMixin, DiffusionPipeline
 ):
     r"""Resizes a video and refines it in a VAE's latent space: SDEdit with an expert for the last 900 timesteps.
 
@@ -52,15 +55,18 @@ class Show1RefinementPipeline(
     only: the layout is there already, the detail is its whole task.
 
     Args:
-        tokenizer, text_encoder: CLIP. May be `None` when `prompt_embeds` are passed.
+        tokenizer: CLIP's. May be `None` when `prompt_embeds` are passed.
+        text_encoder: CLIP. Likewise.
         unet (`Show1UNet3DConditionModel` or diffusers' `UNet3DConditionModel`): as many channels as the latents.
         vae (`AutoencoderKL`): applied frame by frame.
         scheduler: any of diffusers' schedulers for discrete timesteps.
+        feature_extractor (`CLIPImageProcessor`, *optional*): prepares frames for the safety checker.
+        safety_checker (`IFSafetyChecker`, *optional*): looks at every frame before it is returned.
     """
 
     stage_name = "refine"
-    model_cpu_offload_seq = "text_encoder->unet->vae"
-    _optional_components = ["tokenizer", "text_encoder"]
+    model_cpu_offload_seq = "text_encoder->unet->vae->safety_checker"
+    _optional_components = ["tokenizer", "text_encoder", "feature_extractor", "safety_checker"]
     _mask_padding = False
 
     def __init__(
@@ -70,9 +76,19 @@ class Show1RefinementPipeline(
         unet: ModelMixin,
         vae: AutoencoderKL,
         scheduler: KarrasDiffusionSchedulers,
+        feature_extractor: BaseImageProcessor | None = None,
+        safety_checker: PreTrainedModel | None = None,
     ):
         super().__init__()
-        self.register_modules(tokenizer=tokenizer, text_encoder=text_encoder, unet=unet, vae=vae, scheduler=scheduler)
+        self.register_modules(
+            tokenizer=tokenizer,
+            text_encoder=text_encoder,
+            unet=unet,
+            vae=vae,
+            scheduler=scheduler,
+            feature_extractor=feature_extractor,
+            safety_checker=safety_checker,
+        )
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1) if vae is not None else 8
 
     @torch.no_grad()
@@ -114,12 +130,13 @@ class Show1RefinementPipeline(
         Args:
             frames: a video, one or one a prompt, any number of frames, in any form of `to_model_space`.
             prompt: one prompt or a list; not with `prompt_embeds`.
-            height, width: of the result, multiples of the VAE's factor (8 for the published one); by default the
-                input's own.
+            height: of the result, a multiple of the VAE's factor (8 for the published one); by default the input's.
+            width: likewise.
             strength: above 0 and at most 1: how far the video is noised. 0.8 of 50 steps starts at timestep 781 or
                 so, inside the expert's 0-900.
-            num_inference_steps: at least 1, of which `strength` times as many are run; or `timesteps`, a falling list
-                of which the last `strength` part is run.
+            num_inference_steps: at least 1, of which `strength` times as many are run.
+            timesteps: falling diffusion timesteps, to be used in place of `num_inference_steps`; the last `strength`
+                part of them is run.
             guidance_scale: at least 0; guidance is off up to 1.
             guidance_interval: (start, stop), fractions of the steps: the first int(start·steps) and those from
                 int(stop·steps) on are not guided and cost half as much. 0 is the noisiest end, 1 the cleanest. A
@@ -131,7 +148,8 @@ class Show1RefinementPipeline(
             eta: DDIM's noise, for schedulers that know it.
             generator: one generator for everything, or a list of one a video.
             latents: the noise (b, c, f, h/8, w/8) that goes over the encoded video, instead of drawn noise.
-            prompt_embeds, negative_prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
+            prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
+            negative_prompt_embeds: likewise, of the negative prompts.
             resize: `"bilinear"` on the numbers as they are (the paper), or `"uint8_bicubic"`: cut to 8 bits and
                 resized by Pillow (the released code).
             window_size: frames that the network sees at once, at least 2 (`None`: all). The published network refines
@@ -144,13 +162,14 @@ class Show1RefinementPipeline(
             output_type: `"pil"`, `"np"`, `"pt"`, or `"latent"` for the VAE's latents.
             return_dict: a `VideoPipelineOutput` rather than a tuple.
             cross_attention_kwargs: `{"scale": number}`, how much of its adapters (LoRA) the network uses.
-            callback_on_step_end, callback_on_step_end_tensor_inputs: as in diffusers.
+            callback_on_step_end: called as `(pipe, step, timestep, tensors)` after each step.
+            callback_on_step_end_tensor_inputs: which of `latents`, `prompt_embeds`, `negative_prompt_embeds` it gets.
             callback_on_window_end: called as `(pipe, 0, latents)` with the refined latents, (b, c, f, h/8, w/8),
                 before they are decoded: the stage has one window.
             finished_windows: `[latents]`, as that callback got them in an earlier run of this call, only to decode.
 
         Returns:
-            `VideoPipelineOutput` with as many frames as `frames`, or a tuple.
+            `VideoPipelineOutput` with as many frames as `frames`, of height x width, or a tuple.
 
         Raises:
             ValueError, TypeError: before any model runs, naming the argument, its value and what is allowed.
@@ -190,6 +209,7 @@ class Show1RefinementPipeline(
         size = (video.shape[2], height // self.vae_scale_factor, width // self.vae_scale_factor)
         check_windows(finished_windows, [(batch, self.vae.config.latent_channels, *size)])
         check_lora_scale(cross_attention_kwargs)
+        self.check_safety_parts()
         self.begin(guidance_scale, guidance_interval, split_guidance)
         device = self._execution_device
 
@@ -239,12 +259,10 @@ class Show1RefinementPipeline(
             self.end_window(callback_on_window_end, 0, latents)
 
         # 6. Frames
-        if output_type == "latent":
-            frames = latents
-        else:
-            frames = from_model_space(self.decode_latents(latents, vae_batch_size), output_type)
+        video = latents if output_type == "latent" else self.decode_latents(latents, vae_batch_size)
+        output = self.to_output(video, output_type)
         self.maybe_free_model_hooks()
-        return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
+        return output if return_dict else output.to_tuple()
 
     def check_inputs(
         self,
@@ -300,7 +318,8 @@ class Show1RefinementPipeline(
             check_count(window_size, "window_size", low=2)
             check_count(window_overlap, "window_overlap", low=0, high=window_size - 1)
         if vae_batch_size is not None:
-            check_count(vae_batch_size, "vae_batch_size")
+            check_count(vae_batch_size, "vae_batch_size", high=2**31 - 1)
+        check_extent(batch, frames.shape[2], height, width)
         check_generator(generator, batch)
         size = (frames.shape[2], height // self.vae_scale_factor, width // self.vae_scale_factor)
         check_latents(latents, [(batch, self.vae.config.latent_channels, *size)])
@@ -308,7 +327,17 @@ class Show1RefinementPipeline(
 
     @staticmethod
     def resize_video(video: Tensor, height: int, width: int, resize: str) -> Tensor:
-        """(b, 3, f, h, w) -> (b, 3, f, height, width), in model space."""
+        """Resizes a video in model space.
+
+        Args:
+            video: (b, 3, f, h, w).
+            height: of the result, in pixels.
+            width: likewise.
+            resize: `"bilinear"` or `"uint8_bicubic"`, as for the call.
+
+        Returns:
+            (b, 3, f, height, width).
+        """
         if resize == "uint8_bicubic":
             return to_model_space(resize_uint8(truncate_to_uint8(video), height, width))
         if video.shape[-2:] == (height, width):
@@ -324,9 +353,19 @@ class Show1RefinementPipeline(
         size: tuple[int, int] | None = None,
         resize: str = "bilinear",
     ) -> Tensor:
-        """(b, 3, f, h, w) in model space -> a sample of its latents (b, c, f, h/8, w/8), scaled for the UNet.
+        """A sample of a video's latents, scaled for the UNet.
 
-        The frames are resized to `size`, (height, width), on the way: the large video never exists as a whole.
+        The frames are resized on the way: the large video never exists as a whole.
+
+        Args:
+            video: (b, 3, f, h, w) in model space.
+            generator: of the posterior sample; one generator, or a list of one a video.
+            vae_batch_size: frames encoded at once (`None`: all).
+            size: (height, width) of the frames that are encoded; by default the video's own.
+            resize: `"bilinear"` or `"uint8_bicubic"`, as for the call.
+
+        Returns:
+            (b, c, f, height/8, width/8).
         """
         images = fold(video)
         height, width = size or video.shape[-2:]
@@ -342,7 +381,18 @@ class Show1RefinementPipeline(
         return latents * self.vae.config.scaling_factor
 
     def decode_latents(self, latents: Tensor, vae_batch_size: int | None = None) -> Tensor:
-        """Latents (b, c, f, h, w) -> video (b, 3, f, 8h, 8w) in model space."""
+        """Decodes latents, frame by frame.
+
+        Args:
+            latents: (b, c, f, h, w), scaled for the UNet.
+            vae_batch_size: frames decoded at once (`None`: all).
+
+        Returns:
+            (b, 3, f, 8h, 8w) in model space.
+
+        Raises:
+            FloatingPointError: the VAE made NaN or infinity.
+        """
         images = fold(latents) / self.vae.config.scaling_factor
         factor = self.vae_scale_factor
         height, width = images.shape[-2] * factor, images.shape[-1] * factor

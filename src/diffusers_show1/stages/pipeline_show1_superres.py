@@ -13,17 +13,18 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers import DDPMScheduler, KarrasDiffusionSchedulers
 from torch import Tensor
-from transformers import T5EncoderModel, T5Tokenizer
+from transformers import PreTrainedModel, T5EncoderModel, T5Tokenizer
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..outputs import VideoPipelineOutput
 from ..text import PromptMixin, check_prompts, text_width
-from ..video import chained_windows, from_model_space, to_model_space
+from ..video import chained_windows, to_model_space
 from .denoising import (
     DenoisingMixin,
     Generators,
     WindowCallback,
     check_count,
+    check_extent,
     check_generator,
     check_latents,
     check_number,
@@ -41,9 +42,10 @@ from .denoising import (
 )
 from .lora import StageLoraMixin, check_lora_scale
 from .pipeline_show1_interpolation import match_batch
+from .safety import SafetyMixin
 
 
-class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, DiffusionPipeline):
+class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, SafetyMixin, DiffusionPipeline):
     r"""Upscales a low-resolution video in pixels, window by window, each window chained to the one before.
 
     Section 3.5 of the Show-1 paper. The network sees the bilinearly upscaled video in three extra channels, with noise
@@ -53,23 +55,27 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
     when the pipeline has one, or else the window starts like any other frame.
 
     Args:
-        tokenizer, text_encoder: T5. May be `None` when `prompt_embeds` are passed.
+        tokenizer: T5's. May be `None` when `prompt_embeds` are passed.
+        text_encoder: T5. Likewise.
         unet (`Show1UNet3DConditionModel`): 6 input channels; 3 output channels, or 6 with a predicted variance.
         scheduler: any of diffusers' schedulers for discrete timesteps.
         image_noising_scheduler (`DDPMScheduler`): the schedule of the condition's noise.
         first_frame_unet (`UNet2DConditionModel`, *optional*): an image super-resolution model for frame 0.
         first_frame_scheduler (*optional*): its scheduler.
-        feature_extractor: part of the published repository and unused; may be `None`.
+        feature_extractor: prepares frames for the safety checker, and is unused without one; part of the published
+            repository.
+        safety_checker (`IFSafetyChecker`, *optional*): looks at every frame before it is returned.
     """
 
     stage_name = "superres"
-    model_cpu_offload_seq = "text_encoder->first_frame_unet->unet"
+    model_cpu_offload_seq = "text_encoder->first_frame_unet->unet->safety_checker"
     _optional_components = [
         "tokenizer",
         "text_encoder",
         "first_frame_unet",
         "first_frame_scheduler",
         "feature_extractor",
+        "safety_checker",
     ]
 
     def __init__(
@@ -82,6 +88,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         first_frame_unet: ModelMixin | None = None,
         first_frame_scheduler: KarrasDiffusionSchedulers | None = None,
         feature_extractor: BaseImageProcessor | None = None,
+        safety_checker: PreTrainedModel | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -93,6 +100,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
             first_frame_unet=first_frame_unet,
             first_frame_scheduler=first_frame_scheduler,
             feature_extractor=feature_extractor,
+            safety_checker=safety_checker,
         )
 
     @torch.no_grad()
@@ -138,9 +146,11 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         Args:
             frames: low-resolution video, one or one a prompt, any number of frames, in any form of `to_model_space`.
             prompt: one prompt or a list; not with `prompt_embeds`.
-            height, width: of the result, multiples of 2^(blocks-1) (16 for the published network); by default four
-                times the input's.
-            num_inference_steps: at least 1, per window; or `timesteps`, a falling list of diffusion timesteps.
+            height: of the result, a multiple of 2^(blocks-1) (16 for the published network); by default four times
+                the input's.
+            width: likewise.
+            num_inference_steps: of each window, at least 1, at most the scheduler's training timesteps.
+            timesteps: falling diffusion timesteps, to be used in place of `num_inference_steps`.
             guidance_scale: at least 0; guidance is off up to 1.
             guidance_interval: (start, stop), fractions of the steps: the first int(start·steps) and those from
                 int(stop·steps) on are not guided and cost half as much. 0 is the noisiest end, 1 the cleanest. A
@@ -154,10 +164,13 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
             eta: DDIM's noise, for schedulers that know it.
             generator: one generator for everything, or a list of one a video.
             latents: initial noise (b, 3, f, h, w) instead of drawn noise: each window takes that of its frames.
-            prompt_embeds, negative_prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
+            prompt_embeds: (prompts, tokens, width) from `encode_prompt`.
+            negative_prompt_embeds: likewise, of the negative prompts.
             first_frame: frame 0 at full resolution, as a video of one frame in any form of `to_model_space`.
             condition_frames: a video of the full size to condition on instead of the upscaled `frames`.
-            first_frame_num_inference_steps, first_frame_guidance_scale, first_frame_noise_level: for the image model.
+            first_frame_num_inference_steps: the image model's steps, at least 1.
+            first_frame_guidance_scale: the image model's, at least 0.
+            first_frame_noise_level: of the image model's condition, 0 to 999.
             window_size: frames denoised at once, at least 2.
             window_noise: `"independent"`: every window has noise of its own. `"same"`: all windows have the same, as
                 in the released code.
@@ -167,14 +180,16 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
             output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`, see `VideoPipelineOutput`.
             return_dict: a `VideoPipelineOutput` rather than a tuple.
             cross_attention_kwargs: `{"scale": number}`, how much of its adapters (LoRA) the network uses.
-            callback_on_step_end, callback_on_step_end_tensor_inputs: as in diffusers; `latents` holds one window.
+            callback_on_step_end: called as `(pipe, step, timestep, tensors)` after each step; `latents` holds one
+                window.
+            callback_on_step_end_tensor_inputs: which of `latents`, `prompt_embeds`, `negative_prompt_embeds` it gets.
             callback_on_window_end: called as `(pipe, index, window)` after each window, (b, 3, f, height, width) in
                 model space; a window begins with the last frame of the one before.
             finished_windows: the first of these windows, in order, as that callback got them in an earlier run of this
                 call: the rest is denoised, with the result of an undisturbed run bit for bit.
 
         Returns:
-            `VideoPipelineOutput` with as many frames as `frames`, or a tuple.
+            `VideoPipelineOutput` with as many frames as `frames`, of height x width, or a tuple.
 
         Raises:
             ValueError, TypeError: before any model runs, naming the argument, its value and what is allowed.
@@ -225,6 +240,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         windows = chained_windows(num_frames, window_size)
         check_windows(finished_windows, [(batch, 3, stop - start, height, width) for start, stop in windows])
         check_lora_scale(cross_attention_kwargs)
+        self.check_safety_parts()
         self.begin(guidance_scale, guidance_interval, split_guidance)
         device = self._execution_device
 
@@ -303,9 +319,9 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
                 self.end_window(callback_on_window_end, index, window)
 
         # 6. Frames
-        frames = from_model_space(video, output_type)
+        output = self.to_output(video, output_type)
         self.maybe_free_model_hooks()
-        return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
+        return output if return_dict else output.to_tuple()
 
     def check_inputs(
         self,
@@ -361,6 +377,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
             raise ValueError(f"`window_noise` must be 'independent' or 'same', got {window_noise!r}.")
         if self.first_frame_unet is not None and self.first_frame_scheduler is None:
             raise ValueError("`first_frame_scheduler` is required: this pipeline has a `first_frame_unet`.")
+        check_extent(batch, num_frames, height, width)
         check_generator(generator, batch)
         check_latents(latents, [(batch, 3, num_frames, height, width)])
         for name, video, count in (
@@ -379,7 +396,17 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
     def prepare_condition(
         self, upscaled: Tensor, first_frame: Tensor | None, noise_level: int, generator: Generators
     ) -> Tensor:
-        """Noise-augments the upscaled window (b, 3, f, h, w); frame 0 becomes the clean `first_frame` if any."""
+        """The condition of a window: the upscaled frames with noise, and a clean frame 0 if there is one.
+
+        Args:
+            upscaled: (b, 3, f, height, width) in model space.
+            first_frame: (b, 3, 1, height, width), or `None`.
+            noise_level: 0 to 999, a timestep of `image_noising_scheduler`.
+            generator: one generator, or a list of one a video.
+
+        Returns:
+            (b, 3, f, height, width).
+        """
         noise = draw(tuple(upscaled.shape), generator, like=upscaled)
         levels = torch.full((upscaled.shape[0],), noise_level, device=upscaled.device)
         condition = self.image_noising_scheduler.add_noise(upscaled, noise, levels)
@@ -401,9 +428,24 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         generator: Generators = None,
         final_sigmas_type: str | None = None,
     ) -> Tensor:
-        """Frame (b, 3, 1, h, w) in model space -> (b, 3, 1, height, width) by the image super-resolution model.
+        """Enlarges a frame by the image super-resolution model.
 
         The same procedure as for a window, on a video of one frame and with DeepFloyd IF-II's image UNet.
+
+        Args:
+            frame: (b, 3, 1, h, w) in model space.
+            height: of the result, in pixels.
+            width: likewise.
+            prompt_embeds: (b, tokens, width).
+            negative_prompt_embeds: likewise; needed with guidance.
+            num_inference_steps: at least 1.
+            guidance_scale: at least 0; guidance is off up to 1.
+            noise_level: of the condition, 0 to 999.
+            generator: one generator, or a list of one a video.
+            final_sigmas_type: as for the call.
+
+        Returns:
+            (b, 3, 1, height, width) in model space.
         """
         device = prompt_embeds.device
         batch = frame.shape[0]
@@ -431,7 +473,16 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
 
     @staticmethod
     def upsample(images: Tensor, height: int, width: int) -> Tensor:
-        """(n, 3, h, w) -> (n, 3, height, width), bilinear with aligned corners."""
+        """Enlarges, bilinearly and with aligned corners.
+
+        Args:
+            images: (n, 3, h, w).
+            height: of the result, in pixels.
+            width: likewise.
+
+        Returns:
+            (n, 3, height, width).
+        """
         return F.interpolate(images, size=(height, width), mode="bilinear", align_corners=True)
 
     @staticmethod

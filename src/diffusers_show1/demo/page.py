@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page: fields, buttons and players over an `Engine`. Nothing here knows how a video is made."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi.middleware import Middleware
+
+from ..cli.refusals import BadInput, Failed
+from ..cli.settings import RECIPES, STAGES
+from .engine import Engine, Request, View
+from .form import read_form
+from .guard import Guard
+
+
+EXAMPLES = Path(__file__).parent / "examples"
+TITLES = dict(zip(STAGES, ("Keyframes", "Interpolation", "Super-resolution", "Refinement"), strict=True))
+NUMBERS = [f"{stage}-{what}" for what in ("steps", "guidance") for stage in STAGES]
+POLL_SECONDS = 0.1
+SHOWN: dict[str, Any] = {"autoplay": True, "loop": True, "interactive": False, "buttons": ["download"]}
+CSS = """
+.gradio-container { width: 100%; max-width: 1180px !important; margin: 0 auto !important; }
+#status progress { appearance: none; width: 100%; height: 8px; background: var(--border-color-primary); border: 0; }
+#status progress::-webkit-progress-bar { background: var(--border-color-primary); }
+#status progress::-webkit-progress-value { background: var(--color-accent); }
+#status progress::-moz-progress-bar { background: var(--color-accent); }
+#status p { margin: 0 0 4px; overflow-wrap: anywhere; }
+#status .error { color: var(--error-text-color, #b91c1c); font-weight: 600; }
+#stages { display: grid; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); }
+#stages .stage { gap: 2px; }
+#stages .empty { min-height: 96px; }
+#stages h4 { margin: 0; font-weight: 400; font-size: 0.85em; }
+#base video, #interpolation video { image-rendering: pixelated; }
+#examples { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); }
+"""
+
+
+def build(engine: Engine) -> gr.Blocks:
+    """The page over an engine, not yet served. Gradio's own files go to the engine's work folder, too."""
+    os.environ["GRADIO_TEMP_DIR"] = str(engine.folder)  # read as each component is made; the results lie in it
+    gr.set_static_paths([EXAMPLES])  # served from where they are: copies would be swept away
+    with gr.Blocks(title="Show-1", analytics_enabled=False) as page:
+        gr.Markdown(
+            "# Show-1\nA sentence becomes a video in four stages: keyframes, the frames between, size, detail."
+        )
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=2, min_width=300):
+                prompt = gr.Textbox(label="Prompt", lines=2, elem_id="prompt")
+                negative_prompt = gr.Textbox(label="Negative prompt", placeholder="What to keep out")
+                with gr.Row():
+                    seed_field = gr.Number(label="Seed", value=0, min_width=120, elem_id="seed")
+                    random_seed = gr.Checkbox(label="Random seed", value=True, min_width=120, elem_id="random")
+                recipe = gr.Radio(list(RECIPES), value="default", label="Recipe")
+                stop_after = gr.Dropdown(
+                    [(title, stage) for stage, title in TITLES.items()],
+                    value=STAGES[-1],
+                    label="Last stage to run",
+                    elem_id="last",
+                )
+                with gr.Accordion("Steps and guidance", open=False):
+                    gr.Markdown("The recipe's, unless you change them. Guidance 1 is none.")
+                    values = dict(zip(NUMBERS, _numbers(engine, "default"), strict=True))
+                    numbers = {}
+                    for stage, title in TITLES.items():
+                        with gr.Row():
+                            for what in ("steps", "guidance"):
+                                name = f"{stage}-{what}"
+                                label = f"{title}: {what}"
+                                numbers[name] = gr.Number(values[name], label=label, min_width=120, elem_id=name)
+                fields = [prompt, negative_prompt, seed_field, random_seed, recipe, stop_after]
+                fields += [numbers[name] for name in NUMBERS]
+                with gr.Row():
+                    start = gr.Button("Generate", variant="primary", elem_id="start", min_width=120)
+                    cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", min_width=120)
+            with gr.Column(scale=3, min_width=300):
+                status = gr.HTML(message("Each stage's video appears here as soon as it is done."), elem_id="status")
+                video = gr.Video(label="Newest stage", elem_id="video", **SHOWN)
+                clips = {}
+                with gr.Row(elem_id="stages"):
+                    for stage, title in TITLES.items():
+                        with gr.Column(min_width=130, elem_classes="stage"):
+                            gr.Markdown(f"#### {title}")
+                            clips[stage] = gr.Video(elem_id=stage, show_label=False, **SHOWN)
+                record = gr.DownloadButton("Settings (JSON)", interactive=False, elem_id="record")
+        if engine.asked.model == "tiny":  # another cascade would make something else of them
+            _examples(engine, fields)
+
+        async def generate(
+            prompt: str,
+            negative_prompt: str,
+            seed: float,
+            random_seed: bool,
+            recipe: str,
+            stop_after: str,
+            base_steps: float | None,
+            interpolation_steps: float | None,
+            superres_steps: float | None,
+            refine_steps: float | None,
+            base_guidance: float | None,
+            interpolation_guidance: float | None,
+            superres_guidance: float | None,
+            refine_guidance: float | None,
+            request: gr.Request,
+        ) -> AsyncIterator[dict[Any, Any]]:
+            try:
+                steps = (base_steps, interpolation_steps, superres_steps, refine_steps)
+                guidance = (base_guidance, interpolation_guidance, superres_guidance, refine_guidance)
+                form = (prompt, negative_prompt, seed, random_seed, recipe, stop_after, steps, guidance)
+                settings = read_form(engine.asked, *form)
+                job = engine.submit(settings, request.session_hash or "")
+            except (BadInput, Failed) as error:
+                yield {status: message(error.format_message(), error=True)}
+                return
+            shown = 0
+            try:
+                yield {
+                    **dict.fromkeys((video, *clips.values())),
+                    record: gr.update(value=None, interactive=False),
+                    start: gr.update(interactive=False),
+                    cancel: gr.update(interactive=True),
+                    seed_field: settings.seed,
+                }
+                async for view, ahead in follow(engine, job):
+                    changes: dict[Any, Any] = {status: describe(view, ahead)}
+                    for stage, path in list(view.clips.items())[shown:]:
+                        changes |= {clips[stage]: str(path), video: str(path)}
+                    shown = len(view.clips)
+                    if view.over:
+                        file = str(view.record) if view.record else None
+                        changes[record] = gr.update(value=file, interactive=file is not None)
+                        changes |= {start: gr.update(interactive=True), cancel: gr.update(interactive=False)}
+                    yield changes
+            finally:  # the visitor may have gone
+                engine.cancel(job)
+
+        start.click(
+            generate,
+            fields,
+            [status, video, *clips.values(), record, start, cancel, seed_field],
+            api_name="generate",
+            concurrency_limit=None,  # the engine's queue decides
+            show_progress="hidden",
+        )
+
+        def stop(request: gr.Request) -> None:
+            engine.cancel_all(request.session_hash or "")
+
+        cancel.click(stop, queue=False, api_name="cancel")
+        page.unload(stop)
+
+        recipe.change(
+            lambda recipe: _numbers(engine, recipe),
+            recipe,
+            [numbers[name] for name in NUMBERS],
+            api_visibility="private",
+            show_progress="hidden",
+        )
+    return page
+
+
+def open_page(engine: Engine, host: str, port: int, share: bool = False) -> gr.Blocks:
+    """Serve the page, from threads of its own; `page.close()` ends that.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    page = build(engine)
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        prevent_thread_lock=True,
+        quiet=not share,
+        ssr_mode=False,
+        run_history=False,
+        footer_links=[],
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        css=CSS,
+        app_kwargs={"middleware": [Middleware(Guard)]},
+    )
+    return page
+
+
+def message(text: str, error: bool = False, progress: float | None = None) -> str:
+    """A line for the status field, which is HTML and a template: what a visitor wrote must be neither in it."""
+    safe = html.escape(text).translate({ord(c): f"&#{ord(c)};" for c in "{}$`"})
+    bar = "" if progress is None else f'<progress max="1" value="{progress:.3f}"></progress>'
+    return f'<p role="alert" class="error">{safe}</p>' if error else f'<p role="status">{safe}</p>{bar}'
+
+
+def describe(view: View, ahead: int) -> str:
+    """What the status field says of a request."""
+    if view.state == "failed":
+        return message(view.message, error=True)
+    if view.state == "cancelled":
+        return message("Cancelled.")
+    if view.state == "done":
+        return message(f"Done: {view.summary}.")
+    if view.state == "waiting":
+        return message(f"Waiting: {ahead} before this one.", progress=0)
+    window = f"window {view.window} of {view.windows}, " if view.windows > 1 else ""
+    step = f"{window}step {view.step} of {view.steps}" if view.step else "begins"
+    return message(f"{TITLES[view.stage or STAGES[0]]}: {step}", progress=view.progress)
+
+
+async def follow(engine: Engine, request: Request) -> AsyncIterator[tuple[View, int]]:
+    """A request's views, and the number of requests before it, as they change, until it is over.
+
+    Of a long queue every fifth place is told: a crowd that waits must not keep the server busy.
+    """
+    told = None
+    while True:
+        view, ahead = request.view, engine.ahead(request)
+        now = view, ahead if ahead < 5 else ahead // 5 * 5
+        if now != told:
+            told = now
+            yield view, ahead
+        if view.over:
+            return
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def _numbers(engine: Engine, recipe: str) -> list[float]:
+    """A recipe's steps and guidance scales, as `NUMBERS` names them."""
+    options = engine.options(recipe).values()
+    return [own[name] for name in ("num_inference_steps", "guidance_scale") for own in options]
+
+
+def _examples(engine: Engine, fields: list[Any]) -> None:
+    """Clips that come with the package, each with a button that fills the form with what made it."""
+    gr.Markdown("## Examples\nMade by this very cascade. A click on a prompt fills the form with it and its seed.")
+    with gr.Row(elem_id="examples"):
+        for path in sorted(EXAMPLES.glob("*.json")):
+            made = json.loads(path.read_text(encoding="utf-8"))["settings"]
+            with gr.Column(min_width=150):
+                gr.Video(str(path.with_suffix(".mp4")), show_label=False, **(SHOWN | {"buttons": []}))
+                form = [made["prompt"], "", made["seed"], False, made["recipe"], STAGES[-1]]
+                values = [*form, *_numbers(engine, made["recipe"])]
+                button = gr.Button(made["prompt"], size="sm", elem_classes="example")
+                button.click(lambda values=values: values, None, fields, api_visibility="private")
