@@ -14,12 +14,15 @@ from torch import Tensor
 logger = logging.get_logger(__name__)
 
 MAX_TOKENS = 77  # DeepFloyd IF's and CLIP's prompt length
+# Far beyond what the encoders read; the regular expressions of the caption cleaning take the square of it in time.
+MAX_CHARACTERS = 10_000
 
 
 def preprocess(prompts: list[str], clean_caption: bool = False) -> list[str]:
     """Lower-cases and strips; with `clean_caption` DeepFloyd IF's caption cleaning (HTML, URLs, ids, odd quotes)."""
     if not clean_caption:
         return [prompt.lower().strip() for prompt in prompts]
+    from bs4.builder import ParserRejectedMarkup
     from diffusers import IFPipeline
 
     class Cleaner:  # the cleaning is a method that needs this one attribute of a pipeline
@@ -27,7 +30,14 @@ def preprocess(prompts: list[str], clean_caption: bool = False) -> list[str]:
         clean = IFPipeline._clean_caption
 
     cleaner = Cleaner()
-    return [cleaner.clean(cleaner.clean(prompt)) for prompt in prompts]  # twice, as IF does
+
+    def clean(prompt: str) -> str:
+        try:
+            return cleaner.clean(prompt)
+        except ParserRejectedMarkup:  # "<![x" begins a declaration, of a kind that Python's parser doesn't know
+            return cleaner.clean(prompt.replace("<!", "< "))
+
+    return [clean(clean(prompt)) for prompt in prompts]  # twice, as IF does
 
 
 def check_prompts(
@@ -87,12 +97,27 @@ def text_width(unet: Any) -> int:
 def _check_strings(value: Any, name: str, allow_empty: bool) -> int:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, (list, tuple)) or not all(isinstance(v, str) for v in values):
-        raise TypeError(f"`{name}` must be a string or a list of strings, got {value!r}.")
+        raise TypeError(f"`{name}` must be a string or a list of strings, got {shorten(repr(value))}.")
     if not values:
         raise ValueError(f"`{name}` must hold at least one prompt, got an empty list.")
     if not allow_empty and any(not v.strip() for v in values):
         raise ValueError(f"`{name}` must not be empty, got {value!r}.")
+    for text in values:
+        if len(text) > MAX_CHARACTERS:
+            raise ValueError(f"`{name}` must have at most {MAX_CHARACTERS} characters, got {len(text)}.")
+        if not is_text(text):
+            raise ValueError(f"`{name}` must be Unicode text, got {shorten(repr(text))} with half a character in it.")
     return len(values)
+
+
+def is_text(text: str) -> bool:
+    """Whether a string can be written and encoded: JSON, YAML and command lines can spell half a character."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def shorten(text: str, most: int = 200) -> str:
+    """A text for a message, cut where it is long."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 def tokenize(tokenizer: Any, prompts: list[str], max_length: int = MAX_TOKENS) -> dict[str, Tensor]:
@@ -113,7 +138,7 @@ def tokenize(tokenizer: Any, prompts: list[str], max_length: int = MAX_TOKENS) -
             cut = tokenizer.decode(whole[max_length - 1 : -1])
             logger.warning(
                 f"The prompt is longer than the {max_length} tokens that the text encoder reads; "
-                f"cut from its end: {cut!r}"
+                f"cut from its end: {shorten(repr(cut), 2000)}"
             )
     return tokens
 
@@ -152,11 +177,17 @@ class PromptMixin:
         Returns:
             `(prompt_embeds, negative_prompt_embeds)`, each (prompts · videos, tokens, width); the second is `None`
             without guidance.
+
+        Raises:
+            ValueError, TypeError: a prompt that is no text, too long, or without an encoder for it.
         """
         self.check_encoder(
             prompt if prompt_embeds is None else None, negative_prompt_embeds, do_classifier_free_guidance
         )
         device = device or self._execution_device
+        for name, given in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+            if given is not None:
+                _check_strings(given, name, allow_empty=True)
         if prompt_embeds is None:
             prompts = [prompt] if isinstance(prompt, str) else list(prompt)
             prompt_embeds = self._encode(prompts, device, clean_caption)

@@ -121,7 +121,7 @@ def test_readme_names_every_folder():
 
 @pytest.mark.parametrize("path", BUNDLES, ids=lambda path: path.stem)
 def test_imports(path):
-    allowed = {"torch", "transformers", "diffusers", "numpy", "PIL"} | sys.stdlib_module_names
+    allowed = {"torch", "transformers", "diffusers", "numpy", "PIL", "bs4"} | sys.stdlib_module_names
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             assert {alias.name.split(".")[0] for alias in node.names} <= allowed

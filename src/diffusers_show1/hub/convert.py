@@ -25,6 +25,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .folder import read_config
 from .origin import NO_LICENCE, Origin, Source, licence_of
 from .parts import (
     PUBLISHED_UNETS,
@@ -71,13 +72,8 @@ COMPONENTS: dict[str, dict[str, bool]] = {
     },
     "refine": {"tokenizer": False, "text_encoder": False, "unet": True, "vae": True, "scheduler": True},
 }
-# What a stage's index lists besides, always empty.
-_EMPTY_COMPONENTS = {
-    "base": ("feature_extractor",),
-    "interpolation": ("feature_extractor",),
-    "superres": ("feature_extractor",),
-    "refine": (),
-}
+# What an index lists besides, always empty: a safety checker is not converted.
+_EMPTY_COMPONENTS = ("feature_extractor", "safety_checker")
 _CASCADE_OPTIONAL = (
     "tokenizer",
     "text_encoder",
@@ -297,7 +293,7 @@ def _plan_stage(origin: Origin, family: str, stage: str, without: list[str]) -> 
     """A repository with an index -> one stage."""
     _check_without(without, [name for name, needed in COMPONENTS[stage].items() if not needed])
     parts, dropped = _stage_parts(origin, family, stage, without)
-    names = dict.fromkeys([*COMPONENTS[stage], *_EMPTY_COMPONENTS[stage]], [None, None])
+    names = dict.fromkeys([*COMPONENTS[stage], *_EMPTY_COMPONENTS], [None, None])
     components: dict[str, Any] = {**names, **{part.name: list(part.entry) for part in parts}}
     made = _index(STAGE_CLASSES[stage], **components)
     words = f"the {stage} stage, from {origin.name}"
@@ -428,13 +424,16 @@ def _cascade_index(parts: Sequence[Part], stage_defaults: Any) -> dict[str, Any]
     for name in needed:
         if name not in have:
             raise ConversionError(f"The sources have no {name}, which a cascade needs.")
-    components: dict[str, Any] = {**dict.fromkeys(_CASCADE_OPTIONAL, [None, None]), **have}
+    components: dict[str, Any] = {**dict.fromkeys([*_CASCADE_OPTIONAL, *_EMPTY_COMPONENTS], [None, None]), **have}
     return _index("Show1CascadePipeline", **components, stage_defaults=stage_defaults)
 
 
 def _plan_network(origin: Origin, stage: str | None) -> Plan:
     """A folder with a network alone -> the same of ours."""
-    name = json.loads((origin.root / "config.json").read_text(encoding="utf-8")).get("_class_name")
+    try:
+        name = read_config(origin.root / "config.json").get("_class_name")
+    except ValueError as error:
+        raise ConversionError(f"{origin.name}: {error}.") from error
     part: Part
     if name == "UNet2DConditionModel":
         channels = {"interpolation": 7}.get(stage or "")
@@ -461,9 +460,9 @@ def _plan_file(path: Path, config: Any) -> Plan:
         if not Path(config).is_file():
             raise ValueError(f"`config` must be one of {', '.join(STAGES)}, or a JSON file, got {str(config)!r}.")
         try:
-            config = json.loads(Path(config).read_text(encoding="utf-8"))
-        except ValueError:
-            raise ValueError(f"`config` must be a JSON file, got {str(config)!r}, which is none.") from None
+            config = read_config(Path(config))
+        except ValueError as error:
+            raise ValueError(f"`config` must be a JSON file of a network, got {str(config)!r}: {error}.") from None
     elif isinstance(config, str):
         config = PUBLISHED_UNETS[config]
     part = FilePart("", NETWORK, path, config)
@@ -497,14 +496,14 @@ class _Record:
             try:
                 before = json.loads((output / RECORD).read_text(encoding="utf-8"))
                 same = before["begun"] == json.loads(json.dumps(record.begun))
+                record.parts, record.dropped = dict(before["parts"]), list(before["dropped"])
             except (OSError, ValueError, KeyError, TypeError):
                 raise ValueError(f"`output` must be {allowed}, got {str(output)!r}, which is not empty.") from None
             if not same:
                 raise ValueError(
-                    f"`output` must be {allowed}, got {str(output)!r}, which holds {before['begun'].get('kind')} "
+                    f"`output` must be {allowed}, got {str(output)!r}, which holds a conversion "
                     "of another source or with other options."
                 )
-            record.parts, record.dropped = before["parts"], before["dropped"]
         for origin in plan.origins:
             root = origin.root if isinstance(origin, Origin) and origin.local else None
             if root is not None and root in (output.resolve(), *output.resolve().parents):

@@ -24,7 +24,6 @@ installed (requirements.txt asks for it), and `remote-code`, which carries the p
 """
 
 import base64
-import binascii
 import inspect
 import io
 import json
@@ -50,6 +49,12 @@ MAX_GUIDANCE = 50.0
 MAX_PROMPT = 2000  # characters; the text encoders read 77 tokens
 MAX_VIDEO_BYTES = 32 * 2**20
 MAX_VIDEO_PIXELS = 576 * 320
+# Options of FFmpeg. Without them it also opens playlists (.m3u8, ffconcat, ...) and reads what they name.
+VIDEO_FILES_ONLY = {
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ogg,flv,asf,"
+    "ivf,nut,gif,png_pipe,jpeg_pipe,webp_pipe",
+    "protocol_whitelist": "",
+}
 MAX_SEED = 2**53  # whole numbers up to here survive any JSON reader
 
 
@@ -207,7 +212,8 @@ def decode(field: str, text: Any) -> list[Any]:
         refuse(field, text, allowed)
     frames = []
     try:
-        with av.open(io.BytesIO(base64.b64decode(text, validate=True)), mode="r") as container:
+        content = io.BytesIO(base64.b64decode(text, validate=True))
+        with av.open(content, mode="r", options=VIDEO_FILES_ONLY, metadata_errors="replace") as container:
             stream = container.streams.video[0]
             if stream.width * stream.height > MAX_VIDEO_PIXELS:
                 refuse(field, f"{stream.width}x{stream.height}", allowed)
@@ -215,7 +221,10 @@ def decode(field: str, text: Any) -> list[Any]:
                 frames.append(frame.to_image())
                 if len(frames) > MAX_FRAMES:
                     refuse(field, f"more than {MAX_FRAMES} frames", allowed)
-    except (binascii.Error, av.FFmpegError, IndexError) as error:  # IndexError: a file without a video stream
+    except BadRequest:
+        raise
+    # ValueError: no base64; IndexError: a file without a video stream
+    except (ValueError, av.FFmpegError, IndexError) as error:
         refuse(field, f"{text[:40]}... ({error})", allowed)
     if not frames:
         refuse(field, "a video without frames", allowed)

@@ -8,6 +8,7 @@ import json
 import re
 from pathlib import Path
 
+from .folder import leads_out
 from .recognise import find_index, licence_page
 from .weights import ConversionError
 
@@ -49,6 +50,8 @@ class Origin:
             self.name = root.name
             found = sorted(p for p in root.rglob("*") if p.is_file())
             self.files = [p.relative_to(root).as_posix() for p in found]
+            if outside := [name for name, path in zip(self.files, found, strict=True) if leads_out(root, path)]:
+                raise ConversionError(f"{self.name} must hold its own files, and {outside[0]} leads out of it.")
             facts = [
                 (name, stat.st_size, stat.st_mtime_ns) for name, stat in ((n, (root / n).stat()) for n in self.files)
             ]

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 
 from ..models import Show1UNet3DConditionModel
+from ..text import shorten
+from .folder import check_files, check_numbers, read_config
 from .origin import Origin
 from .weights import (
     ConversionError,
@@ -141,13 +143,20 @@ class SchedulerPart(FilesPart):
         if path not in self.origin.files:
             raise ConversionError(f"{self.origin.name} has no {path}.")
         root = self.origin.fetch(path)
-        config = json.loads((root / path).read_text(encoding="utf-8"))
+        try:
+            config = read_config(root / path)
+        except ValueError as error:
+            raise ConversionError(f"{self.name} of {self.origin.name}: {error}.") from error
         infinite = [k for k, v in config.items() if isinstance(v, float) and not math.isfinite(v)]
         kept = {key: value for key, value in config.items() if key not in infinite}
         text = json.dumps(kept, indent=2, sort_keys=True, allow_nan=False) + "\n"
         (folder / "scheduler_config.json").write_text(text, encoding="utf-8")
-        scheduler = getattr(diffusers, self.entry[1])
-        before, after = (dict(scheduler.from_pretrained(where).config) for where in (root / self.folder, folder))
+        try:
+            scheduler = getattr(diffusers, self.entry[1])
+            before, after = (dict(scheduler.from_pretrained(where).config) for where in (root / self.folder, folder))
+        except Exception as error:  # a scheduler may raise anything for a config that is none of its own
+            told = " ".join(str(error).split())
+            raise ConversionError(f"{path} of {self.origin.name} describes no {self.entry[1]}: {told}") from error
         lost = [key for key in infinite if before[key] != after.get(key)]
         if lost:
             raise ConversionError(f"{path} has {lost[0]}={config[lost[0]]}, which JSON cannot say.")
@@ -179,6 +188,10 @@ class ModelPart(Part):
             raise ConversionError(f"{self.origin.name} has no {prefix}config.json.")
         # fetching the config last makes its folder, the component's, the one that `fetch` returns
         self.root = self.origin.fetch(*[prefix + name for name in [*weights, *small]])
+        try:
+            check_files(self.root / prefix)
+        except ValueError as error:
+            raise ConversionError(f"{self.label} of {self.origin.name}: {error}.") from error
         return read_tensors(*(self.root / prefix / name for name in weights))
 
     def write(self, folder: Path, options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -269,8 +282,13 @@ class FilePart(ModelPart):
 
     def load(self, raw: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Any:
         config = self.folder if self.folder is not None else fitting_config(raw, self.origin.name)
-        with torch.device("meta"):
-            model = Show1UNet3DConditionModel.from_config(dict(config))
+        try:
+            check_numbers(config, "`config`")
+            with torch.device("meta"):
+                model = Show1UNet3DConditionModel.from_config(dict(config))
+        except Exception as error:  # of the wrong types, or of sizes that do not fit together
+            told = shorten(" ".join(str(error).split()), 500)
+            raise ConversionError(f"`config` describes no network for {self.origin.name}: {told}") from error
         expected = model.state_dict()
         missing = [name for name in expected if name not in raw]
         if missing:
@@ -295,7 +313,7 @@ class FilePart(ModelPart):
 
 def fitting_config(raw: Mapping[str, torch.Tensor], name: str) -> dict[str, Any]:
     """The published network whose first convolution fits."""
-    out_channels, in_channels = raw["conv_in.weight"].shape[:2]
+    out_channels, in_channels = (*raw["conv_in.weight"].shape, 0, 0)[:2]
     for config in PUBLISHED_UNETS.values():
         first = config.get("block_out_channels", [320])[0]
         if (first, config.get("in_channels", 4)) == (out_channels, in_channels):

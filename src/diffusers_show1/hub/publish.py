@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from . import card_sections, cards
+from .folder import leads_out
 from .registration import OWN_PIPELINES
 
 
@@ -150,7 +151,11 @@ def publish(
         replace: delete what the repository holds besides. Without it such a repository is left alone.
         private: for a new repository; None leaves it to the owner's settings.
         message: of the commits.
-        token, endpoint: of the Hub; by default those that `huggingface_hub` finds (`HF_TOKEN`, `HF_ENDPOINT`).
+        token: of the Hub; by default the one that `huggingface_hub` finds (`HF_TOKEN`).
+        endpoint: the Hub's address; likewise (`HF_ENDPOINT`).
+
+    Returns:
+        What was built and put up: `listing()` has every file.
 
     Raises:
         PublishError: the source is none of ours, is incomplete or does not load again; a card or clip cannot be used;
@@ -237,7 +242,7 @@ def read_index(source: Path) -> dict[str, Any]:
     try:
         index = json.loads((source / "model_index.json").read_text(encoding="utf-8"))
         name = index["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise PublishError(
             f"`source` must be a folder that a pipeline was saved to, got {str(source)!r}, which has no readable "
             "model_index.json."
@@ -257,7 +262,11 @@ def _copy_pipeline(source: Path, index: dict[str, Any], target: Path) -> None:
         if name.startswith("_") or not isinstance(entry, list) or entry[0] is None:
             continue
         folder = source / name
+        if Path(name).name != name:
+            raise PublishError(f"`source` must have its components in folders of its own, got one named {name!r}.")
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        if outside := [path for path in files if leads_out(source, path)]:
+            raise PublishError(f"`source` must hold its own files, and {outside[0]} leads out of it.")
         weights = [path for path in files if path.suffix == WEIGHTS]
         if not files:
             raise PublishError(f"`source` must hold every component of its index, got {str(source)!r} without {name}.")

@@ -111,7 +111,7 @@ def recognise(model: str | Path, revision: str | None = None) -> Kind:
         index = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         return Kind("none", note=str(error))
-    except ValueError:
+    except (ValueError, RecursionError):
         return Kind("none", note="its model_index.json is no JSON")
     return recognise_index(index)
 
@@ -206,11 +206,15 @@ def load_cascade(
     """The cascade that `model` stands for, whichever kind it is.
 
     Args:
-        model, revision: as for `recognise`.
+        model: `"tiny"`, `"showlab"` (the four published stages), a folder, or a Hub id (owner/name).
+        revision: a branch, tag or commit, for a Hub id.
         first_frame: for `"showlab"`: the image super-resolution model of the first frame, a Hub id, a folder or a
             loaded pipeline; `None` runs without. DeepFloyd IF-II is gated: where it cannot be had, a warning points to
             its licence page, and the cascade runs without it.
         kwargs: for `from_pretrained`, such as `dtype=torch.float16`.
+
+    Returns:
+        The cascade, on the CPU.
 
     Raises:
         ValueError: `model` is none of a cascade; names what it is, and what to do with it.

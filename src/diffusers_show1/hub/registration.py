@@ -13,7 +13,8 @@ itself: `import diffusers_show1` stays as light as it looks.
 
 Two functions of the loader are wrapped besides, both only for Show-1 repositories: the one that turns an index into a
 class (the published refinement stage carries the name of a pipeline of diffusers), and the one that loads a component
-(a pickle that would run code gets an error that says so). `tests/hub/test_published.py` names each of these doors.
+(`folder.py` holds what is checked beyond diffusers' own checks; what is refused, and why, is said in one line).
+`tests/hub/test_published.py` names each of these doors.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 
@@ -70,7 +72,7 @@ def register() -> None:
     _teach(diffusers.pipelines, {PUBLISHED_UNET_MODULE: _published_unet_module})
     _teach(diffusers.pipelines, {name: _own(name) for name in OWN_PIPELINES})  # where diffusers' tests look
     _wrap("_get_pipeline_class", _resolve_refinement)
-    _wrap("load_sub_model", _explain_pickles)
+    _wrap("load_sub_model", _check_components)
 
 
 def _own(name: str) -> Callable[[], Any]:
@@ -151,26 +153,41 @@ def _resolve_refinement(before: Callable[..., Any]) -> Callable[..., Any]:
         class_obj: Any, config: Any = None, *args: Any, custom_pipeline: Any = None, **kwargs: Any
     ) -> Any:
         if class_obj.__name__ == "DiffusionPipeline" and custom_pipeline is None and is_published_refinement(config):
-            return _own("Show1RefinementPipeline")()
-        return before(class_obj, config, *args, custom_pipeline=custom_pipeline, **kwargs)
+            found = _own("Show1RefinementPipeline")()
+        else:
+            found = before(class_obj, config, *args, custom_pipeline=custom_pipeline, **kwargs)
+        if found.__name__ in OWN_PIPELINES and config is not None:
+            from .folder import check_index
+
+            check_index(config, found._get_signature_keys(found)[0])
+        return found
 
     return _get_pipeline_class
 
 
-def _explain_pickles(before: Callable[..., Any]) -> Callable[..., Any]:
-    """Weights are never unpickled with their code; for our pipelines, the refusal says which component and why."""
+def _check_components(before: Callable[..., Any]) -> Callable[..., Any]:
+    """A component of our pipelines is checked before it is built and after, and whatever goes wrong is one line."""
 
     def load_sub_model(*args: Any, **kwargs: Any) -> Any:
-        try:
+        if getattr(kwargs.get("pipeline_class"), "__name__", None) not in OWN_PIPELINES:
             return before(*args, **kwargs)
-        except Exception as error:
-            pipeline = kwargs.get("pipeline_class")
-            refused = refused_pickle(error)
-            if refused is None or getattr(pipeline, "__name__", None) not in OWN_PIPELINES:
-                raise
-            raise OSError(
-                f"The weights of `{kwargs.get('name')}` in {kwargs.get('cached_folder')} are refused: {refused}."
-            ) from error
+        from ..text import shorten
+        from .folder import check_component, check_parameters
+
+        name, root = kwargs["name"], Path(kwargs["cached_folder"])
+        try:
+            check_component(root / name, kwargs["library_name"], kwargs["is_pipeline_module"])
+            component = before(*args, **kwargs)
+            check_parameters(component, root / name)
+        except (ImportError, MemoryError):
+            raise
+        except Exception as error:  # a class may raise anything for a config that is none of its own
+            if (refused := refused_pickle(error)) is not None:
+                raise OSError(f"The weights of `{name}` in {root} are refused: {refused}.") from error
+            kind = ValueError if isinstance(error, ValueError) else OSError
+            told = shorten(" ".join(str(error).split()), 500)
+            raise kind(f"The component `{name}` in {root} cannot be loaded: {told}") from error
+        return component
 
     return load_sub_model
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from ..text import shorten
 from .registration import refused_pickle
 
 
@@ -27,7 +26,10 @@ def read_any(path: Path) -> Any:
 
     Raises:
         ConversionError: the file is damaged, or a pickle that would run code.
+        OSError: it cannot be opened.
     """
+    with path.open("rb"):  # what cannot be opened is no damage
+        pass
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -35,7 +37,9 @@ def read_any(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError:  # not a zip archive: the format before torch 1.6, which cannot be mapped
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged pickle may raise anything
         refused = refused_pickle(error) or "it is damaged, or no weights"
         raise ConversionError(f"{path.name} is refused: {refused}.") from error
 
@@ -136,8 +140,10 @@ def load_model(
             use_safetensors=weights[0].endswith(".safetensors"),
             output_loading_info=True,
         )
-    except (RuntimeError, OSError, ValueError) as error:
-        raise ConversionError(f"{folder.name}: {' '.join(str(error).split())}") from error
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # a class may raise anything for a config that is none of its own
+        raise ConversionError(f"{folder.name}: {shorten(' '.join(str(error).split()), 500)}") from error
     finally:
         logger.setLevel(level)
     missing = sorted(info["missing_keys"])

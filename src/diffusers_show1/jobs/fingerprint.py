@@ -40,7 +40,8 @@ def _digest(part: Any) -> str:
     if hasattr(part, "get_vocab"):
         sha.update(json.dumps(part.get_vocab(), sort_keys=True).encode())
     else:
-        config = {key: value for key, value in dict(part.config).items() if not key.startswith("_")}
+        config = part.config if hasattr(part, "config") else part.to_dict()  # an image processor has none
+        config = {key: value for key, value in dict(config).items() if not key.startswith("_")}
         sha.update(json.dumps(config, sort_keys=True, default=str).encode())
     return sha.hexdigest()
 

@@ -73,8 +73,10 @@ class JobFolder:
                 raise JobError(f"{record} has the format {found['show1_job']!r}; this version reads {FORMAT}")
             for key in ("settings", "models", "versions", "about"):
                 if not isinstance(found[key], dict):
-                    raise TypeError(f"its {key} are {found[key]!r}")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+                    raise TypeError(f"its {key} are a {type(found[key]).__name__}")
+            if not all(isinstance(digest, str) for digest in found["models"].values()):
+                raise TypeError("its models are not all digests")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise JobError(f"{record} can't be read ({error})") from error
         return found
 
@@ -117,9 +119,12 @@ class JobFolder:
         found: list[Tensor] = []
         while (path := self._window(stage, len(found))).is_file():
             try:
-                found.append(load_file(path)["window"])
-            except (SafetensorError, KeyError) as error:
+                window = load_file(path)["window"]
+                if not (window.is_floating_point() and window.isfinite().all()):
+                    raise ValueError("it holds other things than finite floating-point numbers")
+            except (SafetensorError, KeyError, ValueError) as error:
                 raise JobError(f"{path} is damaged ({error}): delete it, and it is made again") from error
+            found.append(window)
         return found
 
     def drop_windows(self, stage: str) -> None:

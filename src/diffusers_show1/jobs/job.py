@@ -17,6 +17,7 @@ from torch import Tensor
 from ..cascades.pipeline_show1 import LOW_MEMORY
 from ..frames import to_uint8
 from ..outputs import VideoPipelineOutput
+from ..stages.denoising import check_count
 from .fingerprint import changes, fingerprint
 from .folder import JobError, JobFolder, versions
 from .memory import memory_told
@@ -88,7 +89,7 @@ class GenerationJob:
         about: dict[str, Any] | None = None,
     ):
         self.pipe, self.folder = pipe, JobFolder(folder)
-        begun = self.folder.read()
+        begun = self._read()
         if begun is None and settings is None:
             raise ValueError(f"`settings` is required: no job has begun in {self.folder.path}, got None.")
         asked = None if settings is None else self._resolve(settings)
@@ -96,7 +97,7 @@ class GenerationJob:
             _check_same(begun["settings"], asked)
         models = fingerprint(pipe)
         with self.folder.locked():
-            begun = self.folder.read()
+            begun = self._read()
             if begun is None:
                 begun = {"settings": asked, "models": models, "versions": versions(), "about": about or {}}
                 self.folder.write(begun)
@@ -113,6 +114,19 @@ class GenerationJob:
             )
         self.settings = JobSettings(**begun["settings"])
         self.about: dict[str, Any] = begun["about"]
+
+    def _read(self) -> dict[str, Any] | None:
+        """The job in the folder, with settings of the right form; what they say the cascade checks itself."""
+        begun = self.folder.read()
+        if begun is not None:
+            try:
+                settings = JobSettings(**begun["settings"])
+                check_count(settings.seed, "seed", low=0, high=2**64 - 1)
+                if not all(isinstance(settings.stage_options.get(name), dict) for name in self.pipe.stage_names):
+                    raise TypeError("its stage_options are not options by stage")
+            except (TypeError, ValueError, AttributeError) as error:
+                raise JobError(f"{self.folder.path / 'job.json'} can't be read ({error})") from error
+        return begun
 
     def _resolve(self, settings: JobSettings) -> dict[str, Any]:
         """The settings with every option of every stage, as JSON gives them back."""

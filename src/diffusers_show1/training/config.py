@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+
+from ..text import is_text, shorten
 
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -57,9 +60,9 @@ class DataConfig:
 
     kind: Literal["world", "files", "stream"]
     path: str | None = None
-    frames: int = number(least=1)
-    height: int = number(least=8)
-    width: int = number(least=8)
+    frames: int = number(least=1, most=2**16)
+    height: int = number(least=8, most=2**14)
+    width: int = number(least=8, most=2**14)
     fps: float = number(8.0, least=0, above=True)
     workers: int = number(0, least=0, most=256)
     embeddings: str | None = None
@@ -133,11 +136,14 @@ class SuperresObjective(ObjectiveConfig):
         factor: of height and width; the low-resolution clip is the area average.
         max_noise_level: noise levels of the condition are drawn below this one.
         first_frame_probability: share of the clips whose condition begins with the true first frame.
+        pairs: each video shows a clip twice, side by side: on the left as the stage before makes it, on the right as
+            it is to become. `data.width` is that of both.
     """
 
     factor: int = number(4, least=2, most=8)
     max_noise_level: int = number(400, least=1, most=1000)
     first_frame_probability: float = number(0.7, least=0, most=1)
+    pairs: bool = False
     timestep_power: float = number(1.0, least=0, above=True)
 
 
@@ -260,14 +266,24 @@ FREE_KEYS = (
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """A key that is written twice is an error."""
+    """A key that is written twice or is no text or number is an error, and so is an alias: ten lines of them, each
+    with ten of the line before, are ten billion values."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            alias = self.get_event()
+            raise yaml.composer.ComposerError(None, None, f"the alias *{alias.anchor}: write it out", alias.start_mark)
+        return super().compose_node(parent, index)
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[str] = set()
     for key, _ in node.value:
+        told = shorten(repr(key.value))
+        if not isinstance(key, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(None, None, "a key must be a text or a number", key.start_mark)
         if key.value in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"the key {told} stands twice", key.start_mark)
         seen.add(key.value)
     return loader.construct_mapping(node, deep=True)
 
@@ -279,36 +295,50 @@ def parse_yaml(text: str, name: str) -> Any:
     """The value of a YAML text; `name` is what an error calls it."""
     try:
         return yaml.load(text, _StrictLoader)  # noqa: S506 (a safe loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"`{name}` must be YAML ({' '.join(str(error).split())})") from error
+    # what the constructors of wrong numbers, dates and tags raise, and a thousand brackets
+    except (yaml.YAMLError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        raise ConfigError(f"`{name}` must be YAML ({shorten(' '.join(str(error).split()), 500)})") from error
 
 
-def recipe_path(name: str | os.PathLike[str]) -> Path:
-    """The file of a recipe: a path, or the name of one in the package."""
+def recipe_path(name: str | os.PathLike[str], folder: Path = RECIPES) -> Path:
+    """The file of a recipe: a path, or the name of one in the package's `folder`."""
     path = Path(name)
-    if path.is_file():
+    if os.path.isfile(path):  # `Path.is_file` raises for a name that is too long
         return path
-    shipped = sorted(recipe.stem for recipe in RECIPES.glob("*.yaml"))
+    shipped = sorted(recipe.stem for recipe in folder.glob("*.yaml"))
     if str(name) in shipped:
-        return RECIPES / f"{name}.yaml"
-    raise ConfigError(f"`--config` must be a YAML file or one of {', '.join(shipped)}, got {str(name)!r}")
+        return folder / f"{name}.yaml"
+    raise ConfigError(f"`--config` must be a YAML file or one of {', '.join(shipped)}, got {shorten(repr(str(name)))}")
 
 
-def load_config(stage: str, name: str | os.PathLike[str], overrides: Iterable[str] = ()) -> TrainConfig:
-    """Read the recipe `name` for `stage`, changed by `section.key=value` overrides, whose values are YAML.
-
-    Raises:
-        ConfigError: see the module.
-    """
-    if stage not in STAGES:
-        raise ConfigError(f"`STAGE` must be one of {', '.join(STAGES)}, got {stage!r}")
-    path = recipe_path(name)
+def read_recipe(path: Path) -> dict[Any, Any]:
+    """The sections in a recipe's file, not yet checked. Raises `ConfigError`."""
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"`--config` must be a text file in UTF-8, got {str(path)!r} ({error})") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"`{path}` must hold the sections of a recipe, got {values!r}")
+        raise ConfigError(f"`{path}` must hold the sections of a recipe, got {shorten(repr(values))}")
+    return values
+
+
+def load_config(stage: str, name: str | os.PathLike[str], overrides: Iterable[str] = ()) -> TrainConfig:
+    """Read a recipe.
+
+    Args:
+        stage: `"base"`, `"interpolation"`, `"superres"` or `"refine"`.
+        name: a YAML file, or the name of a recipe in the package.
+        overrides: `section.key=value`, with values in YAML.
+
+    Returns:
+        The recipe, checked.
+
+    Raises:
+        ConfigError: a key or value cannot be used, or the recipe is for another stage.
+    """
+    if stage not in STAGES:
+        raise ConfigError(f"`STAGE` must be one of {', '.join(STAGES)}, got {stage!r}")
+    values = read_recipe(recipe_path(name))
     for override in overrides:
         apply_override(values, override)
     config = build(values)
@@ -321,7 +351,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     *sections, last = key.strip().split(".")
     if not equals or not all((*sections, last)):
-        raise ConfigError(f"`--set` must be key=value, such as run.steps=100, got {override!r}")
+        raise ConfigError(f"`--set` must be key=value, such as run.steps=100, got {shorten(repr(override))}")
     for section in sections:
         inner = values.setdefault(section, {})
         if not isinstance(inner, dict):
@@ -341,9 +371,11 @@ def build_section(cls: type, values: Any, where: str, **classes: type) -> Any:
     name = where.removesuffix(".") or "the recipe"
     fields = {each.name: each for each in dataclasses.fields(cls)}
     if not isinstance(values, Mapping):
-        raise ConfigError(f"`{name}` must be a section with keys {', '.join(fields)}, got {values!r}")
+        raise ConfigError(f"`{name}` must be a section with keys {', '.join(fields)}, got {shorten(repr(values))}")
     if unknown := [key for key in values if key not in fields]:
-        raise ConfigError(f"`{where}{unknown[0]}` must be one of the keys of {name}: {', '.join(fields)}")
+        raise ConfigError(
+            f"`{where}{shorten(str(unknown[0]))}` must be one of the keys of {name}: {', '.join(fields)}"
+        )
     hints = typing.get_type_hints(cls)
     found: dict[str, Any] = {}
     for key, each in fields.items():
@@ -366,20 +398,21 @@ def _value(hint: Any, value: Any, key: str, metadata: Mapping[str, Any]) -> Any:
         return None if value is None else _value(options[0], value, key, metadata)
     if typing.get_origin(hint) is Literal:
         if value not in options or isinstance(value, bool):
-            raise ConfigError(f"`{key}` must be one of {', '.join(options)}, got {value!r}")
+            raise ConfigError(f"`{key}` must be one of {', '.join(options)}, got {shorten(repr(value))}")
         return value
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"`{key}` must be a list, got {value!r}")
+            raise ConfigError(f"`{key}` must be a list, got {shorten(repr(value))}")
         return tuple(_value(options[0], item, f"{key}[{index}]", metadata) for index, item in enumerate(value))
     if typing.get_origin(hint) is dict:
         if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-            raise ConfigError(f"`{key}` must be a mapping of names, got {value!r}")
+            raise ConfigError(f"`{key}` must be a mapping of names, got {shorten(repr(value))}")
         return value
     if hint in (int, float):
         return _number(hint, value, key, **metadata)
-    if not isinstance(value, hint) or (hint is str and not value.strip()):
-        raise ConfigError(f"`{key}` must be {'true or false' if hint is bool else 'a text'}, got {value!r}")
+    if not isinstance(value, hint) or (hint is str and not (value.strip() and is_text(value))):
+        allowed = "true or false" if hint is bool else "a text"
+        raise ConfigError(f"`{key}` must be {allowed}, got {shorten(repr(value))}")
     return value
 
 
@@ -395,8 +428,9 @@ def _number(kind: type, value: Any, key: str, least: float, most: float, above: 
         except ValueError:
             pass
     right = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
-    if not right or not math.isfinite(value) or not least <= value <= most or (above and value == least):
-        raise ConfigError(f"`{key}` must be {allowed}, got {value!r}")
+    # Compared and not converted: a whole number of 400 digits is no float.
+    if not right or not least <= value <= most or abs(value) > sys.float_info.max or (above and value == least):
+        raise ConfigError(f"`{key}` must be {allowed}, got {shorten(repr(value))}")
     return kind(value)
 
 
@@ -405,7 +439,7 @@ def _check(config: TrainConfig) -> None:
     data, model = config.data, config.model
 
     def refuse(key: str, value: Any, allowed: str) -> typing.NoReturn:
-        raise ConfigError(f"`{key}` must be {allowed}, got {value!r}")
+        raise ConfigError(f"`{key}` must be {allowed}, got {shorten(repr(value))}")
 
     if (data.path is None) != (data.kind == "world"):
         refuse("data.path", data.path, "given, unless data.kind is world" if data.path is None else "null for world")
@@ -429,6 +463,8 @@ def _check(config: TrainConfig) -> None:
             refuse(f"objective.{name}", by, f"a divisor of data.height and data.width ({data.height}, {data.width})")
     if config.run.batch_size % config.run.accumulation:
         refuse("run.accumulation", config.run.accumulation, f"a divisor of run.batch_size ({config.run.batch_size})")
+    if getattr(config.objective, "pairs", False) and config.validation.clips:
+        refuse("validation.clips", config.validation.clips, "0 with objective.pairs")
     if config.validation.prompts and config.stage != "base":
         refuse("validation.prompts", config.validation.prompts, "empty for all stages but base")
 

@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import math
+import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
@@ -26,6 +27,8 @@ import torch
 from av.stream import Disposition
 from PIL import Image
 
+from ..frames import VIDEO_FILES_ONLY
+from ..text import shorten
 from .data import TRIES, Clip, ClipBatch, SkipClip, SkipReport, UnreadableDataError, collate
 
 
@@ -33,6 +36,7 @@ from .data import TRIES, Clip, ClipBatch, SkipClip, SkipReport, UnreadableDataEr
 # Manifests
 
 
+LONGEST_VALUE = csv.field_size_limit()  # in characters, for JSON lines too: 131072
 WEBVID, PLAIN = ("videoid", "name", "page_dir"), ("file", "caption")
 
 
@@ -58,6 +62,8 @@ class Manifest:
         read = {".csv": _csv_rows, ".jsonl": _json_rows}.get(path.suffix.lower())
         if read is None:
             raise ManifestError(f"a manifest must be a .csv or .jsonl file, got {str(path)!r}")
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+            raise ManifestError(f"a manifest must be a file, got {str(path)!r}, which is none")
         packed, ends = bytearray(), array("q", [0])
         try:
             with open(path, "rb") as lines:
@@ -81,9 +87,13 @@ class Manifest:
 def _row(path: Path, line: int, values: dict[str, str]) -> tuple[bytes, bytes]:
     """(file, caption) of a row in either layout, in UTF-8."""
     for name, value in values.items():
+        if len(value) > LONGEST_VALUE:
+            raise ManifestError(
+                f"{path}, line {line}: {name!r} must have at most {LONGEST_VALUE} characters, got {len(value)}"
+            )
         empty = name in ("videoid", "file") and not value.strip()
         if empty or (name not in ("name", "caption") and "\0" in value):
-            raise ManifestError(f"{path}, line {line}: column {name!r} must name a file, got {value!r}")
+            raise ManifestError(f"{path}, line {line}: column {name!r} must name a file, got {shorten(repr(value))}")
     if "videoid" in values:
         file, caption = f"{values['videoid']}.mp4", values["name"]
         if values["page_dir"]:
@@ -93,7 +103,8 @@ def _row(path: Path, line: int, values: dict[str, str]) -> tuple[bytes, bytes]:
     try:
         return file.encode(), caption.encode()
     except UnicodeEncodeError as error:  # JSON can spell half a character
-        raise ManifestError(f"{path}, line {line}: {error.object!r} is not text ({error.reason})") from error
+        told = shorten(repr(error.object))
+        raise ManifestError(f"{path}, line {line}: {told} is not text ({error.reason})") from error
 
 
 def _text(path: Path, line: int, raw: bytes) -> str:
@@ -115,7 +126,7 @@ def _csv_rows(path: Path, lines: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
         if layout is None or len(set(header)) < len(header):
             raise ManifestError(
                 f"{path}, line 1: the columns must include {', '.join(WEBVID)} or {', '.join(PLAIN)}, each once, "
-                f"got {', '.join(header) or 'nothing'}"
+                f"got {shorten(', '.join(header)) or 'nothing'}"
             )
         places = {name: header.index(name) for name in layout}
         for row in reader:
@@ -134,10 +145,10 @@ def _json_rows(path: Path, lines: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
         if not text.strip():
             continue
         try:
-            row = json.loads(text)
+            row = json.loads(text, object_pairs_hook=_each_once)
         except json.JSONDecodeError as error:
             raise ManifestError(f"{path}, line {number}, column {error.colno}: {error.msg}") from error
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits, a thousand brackets
+        except (ValueError, RecursionError) as error:  # a key twice, thousands of digits, a thousand brackets
             raise ManifestError(f"{path}, line {number}: {error}") from error
         layout = _layout(row) if isinstance(row, dict) else None
         if layout is None:
@@ -150,8 +161,16 @@ def _json_rows(path: Path, lines: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
         }
         for name, value in values.items():
             if not isinstance(value, str):
-                raise ManifestError(f"{path}, line {number}: {name!r} must be a string, got {value!r}")
+                raise ManifestError(f"{path}, line {number}: {name!r} must be a string, got {shorten(repr(value))}")
         yield _row(path, number, values)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {shorten(repr(next(n for n in names if names.count(n) > 1)))} stands twice")
+    return found
 
 
 def find_manifest(path: str | Path) -> Path:
@@ -161,10 +180,10 @@ def find_manifest(path: str | Path) -> Path:
         ManifestError: there is none, or there are several.
     """
     path = Path(path)
-    if not path.is_dir():
-        if not path.exists():
+    if not os.path.isdir(path):
+        if not os.path.exists(path):  # `Path.exists` raises for a name that is too long
             raise ManifestError(
-                f"`path` must be a manifest or a folder with one, got {str(path)!r}, which is not there"
+                f"`path` must be a manifest or a folder with one, got {shorten(repr(str(path)))}, which is not there"
             )
         return path
     found = sorted(entry.name for entry in path.iterdir() if entry.suffix.lower() in (".csv", ".jsonl"))
@@ -225,19 +244,11 @@ def crop_box(
 # Decoding
 
 
-# Without this list FFmpeg also opens playlists (.m3u8, ffconcat, ...) under any file name, and reads what they name.
-_CONTAINERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ogg,flv,asf,ivf,nut,gif,"
-    "png_pipe,jpeg_pipe,webp_pipe"
-)
-_OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
-
-
 def _open(source: Path | BinaryIO, name: str) -> tuple[av.container.InputContainer, av.VideoStream]:
     if not isinstance(source, Path):
         source.seek(0)
     try:
-        container = av.open(source, "r", options=_OPTIONS, metadata_errors="replace")
+        container = av.open(source, "r", options=VIDEO_FILES_ONLY, metadata_errors="replace")
     except av.FFmpegError as error:
         raise SkipClip(f"cannot be opened ({error.strerror})", name) from error
     # The cover of a piece of music is no video.
@@ -268,12 +279,16 @@ def _timestamps(source: Path | BinaryIO, name: str) -> tuple[list[int] | None, n
 class ClipFormat:
     """What is read from a video file.
 
-    Attributes:
+    Args:
         frames: number of frames; 1 gives single images.
-        height, width: of a frame, in pixels. The largest part of that shape is cut out and scaled: down by a filter
-            that is close to the mean over the area that a pixel covers, up bilinearly.
+        height: of a frame, in pixels. The largest part of the frame that has the right shape is cut out and scaled:
+            down by a filter that is close to the mean over the area that a pixel covers, up bilinearly.
+        width: likewise.
         fps: frames per second, whatever the file's own rate.
         crop: where the part lies that is cut out, `"random"` (the same for all frames) or `"center"`.
+
+    Raises:
+        ValueError: a number out of range, or another `crop`.
     """
 
     frames: int
@@ -292,7 +307,7 @@ class ClipFormat:
             raise ValueError(f"`crop` must be 'random' or 'center', got {self.crop!r}")
 
     def read(self, source: Path | BinaryIO, name: str, rng: np.random.Generator) -> torch.Tensor:
-        """A random clip of a video file, (frames, 3, height, width) float32 in [-1, 1].
+        """A random clip of a video file.
 
         Two passes: the first reads the packets of the whole file without decoding them, for the true times of its
         frames; the second decodes from the last key frame before the clip's start to the clip's end. A file of F bytes
@@ -304,6 +319,9 @@ class ClipFormat:
             source: a file, or its content.
             name: what it is called in a report.
             rng: chooses the start and the crop.
+
+        Returns:
+            (frames, 3, height, width) float32 in [-1, 1].
 
         Raises:
             SkipClip: the file cannot be used.
@@ -382,7 +400,11 @@ class VideoFiles:
     Args:
         path: a folder with one manifest in it, or the manifest itself: CSV or JSON lines, `videoid,name,page_dir` or
             `file,caption`.
-        frames, height, width, fps, crop: what is read from each, see `ClipFormat`.
+        frames: of a clip, see `ClipFormat`.
+        height: of a frame, in pixels.
+        width: likewise.
+        fps: frames per second.
+        crop: `"random"` or `"center"`.
         videos: the folder that the manifest's files are relative to, by default the manifest's own. Nothing outside it
             is ever read.
 
@@ -412,13 +434,24 @@ class VideoFiles:
         return len(self.manifest)
 
     def stills(self) -> "VideoFiles":
-        """The same files, a single frame of each: for batches of images among those of clips."""
+        """The same files, a single frame of each: for batches of images among those of clips.
+
+        Returns:
+            A dataset with `frames=1`.
+        """
         other = copy(self)
         other.format = replace(self.format, frames=1)
         return other
 
     def clip(self, index: int, rng: np.random.Generator) -> Clip:
-        """A random clip of file number `index` of the manifest.
+        """A random clip of a file.
+
+        Args:
+            index: of the file in the manifest, from 0.
+            rng: chooses the start and the crop.
+
+        Returns:
+            `frames` (frames, 3, height, width) float32 in [-1, 1], and `caption`.
 
         Raises:
             SkipClip: missing, outside the folder, too short, or not readable.
@@ -452,9 +485,11 @@ class Stream:
         dataset: a name or folder for `datasets.load_dataset`, or an `IterableDataset`.
         format: what is read from each video.
         seed: of order, starts and crops.
-        process, processes: this process and how many there are; each gets its own part of the samples.
+        process: number of this process, from 0.
+        processes: how many there are; each gets its own part of the samples.
         split: of the dataset, if it is given by name.
-        video, caption: the columns. A video is bytes, a path, or `datasets`' pair of the two.
+        video: the column of videos: bytes, a path, or `datasets`' pair of the two.
+        caption: the column of captions.
         buffer: samples that are shuffled at a time, all in memory; 0 keeps the dataset's order.
         position: samples to pass over, epochs included.
 
@@ -544,7 +579,14 @@ class Stream:
             yield clip
 
     def batches(self, size: int) -> Iterator[ClipBatch]:
-        """Endless batches of `size` clips."""
+        """Endless batches.
+
+        Args:
+            size: clips of a batch.
+
+        Returns:
+            `frames` (size, frames, 3, height, width) float32 in [-1, 1], and `captions`.
+        """
         clips = iter(self)
         while True:
             yield collate(list(itertools.islice(clips, size)))
