@@ -9,12 +9,13 @@ DEMO_STAMP := .venv/.installed-$(KEY)
 DEV_STAMP := .venv/.installed-dev-$(KEY)
 PROMPT ?= a red circle moving right on a white background
 
-.PHONY: help demo test check bundle cards format clean
+.PHONY: help demo test check docs bundle cards format clean
 
 help:
 	@echo "make demo     install into .venv and make demo.mp4 from a sentence (PROMPT=... for another)"
 	@echo "make test     the test suite (ARGS=... goes to pytest)"
-	@echo "make check    formatting, lint, types, import rules, fresh bundles and cards"
+	@echo "make check    formatting, lint, types, import rules, fresh bundles and cards, documentation without warnings"
+	@echo "make docs     the documentation, into build/site"
 	@echo "make bundle   write pipelines/ anew: the single-file code that a Hub repository carries"
 	@echo "make cards    write model_cards/ anew"
 	@echo "make format   let ruff rewrite what make check would complain about"
@@ -34,6 +35,10 @@ check: $(DEV_STAMP)
 	.venv/bin/lint-imports
 	$(PY) -m diffusers_show1.hub.bundle --check
 	$(PY) -m diffusers_show1.hub.cards --check
+	$(MAKE) docs
+
+docs: $(DEV_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
 bundle: $(DEMO_STAMP)
 	$(PY) -m diffusers_show1.hub.bundle

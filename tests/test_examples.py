@@ -23,6 +23,7 @@ from diffusers_show1.tiny import world
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 DOWNLOADS = {"published_weights.py"}
+SERVES = {"app.py"}  # tests/demo/test_browser.py starts it
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .models import DeepCacheConfig, Show1UNet3DConditionModel
     from .modular import Show1Blocks, Show1ModularPipeline
     from .outputs import VideoPipelineOutput
+    from .provenance import read_metadata
     from .stages import (
         KnownFrames,
         Show1InterpolationPipeline,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         Show1SuperResolutionPipeline,
     )
     from .tiny import TINY_PATH
+    from .watermark import detect_watermark, embed_watermark
 
 __version__ = "0.1.0"
 
@@ -52,6 +54,9 @@ _EXPORTS = {
     "Show1UNet3DConditionModel": ".models",
     "TINY_PATH": ".tiny",
     "VideoPipelineOutput": ".outputs",
+    "detect_watermark": ".watermark",
+    "embed_watermark": ".watermark",
+    "read_metadata": ".provenance",
     "read_video": ".frames",
     "save_video": ".frames",
 }
@@ -72,6 +77,9 @@ __all__ = [
     "Show1UNet3DConditionModel",
     "VideoPipelineOutput",
     "__version__",
+    "detect_watermark",
+    "embed_watermark",
+    "read_metadata",
     "read_video",
     "save_video",
 ]

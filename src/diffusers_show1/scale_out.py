@@ -35,6 +35,9 @@ def share(jobs: Sequence[Job], is_done: Callable[[Job], bool]) -> list[Job]:
     Args:
         jobs: the same in every process.
         is_done: whether a job's result is there.
+
+    Returns:
+        This process's jobs, in order.
     """
     from accelerate.utils import broadcast_object_list
 

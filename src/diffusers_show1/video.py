@@ -15,7 +15,7 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 def to_model_space(frames: Any, input_type: str | None = None, name: str = "frames") -> Tensor:
-    """Any form of one or several videos -> (b, c, f, h, w) float32, nominally in [-1, 1].
+    """Any form of one or several videos -> a tensor in model space.
 
     Args:
         frames: a list of PIL images (one video) or a list of such lists; an array (f, h, w, 3) or (b, f, h, w, 3),
@@ -24,6 +24,9 @@ def to_model_space(frames: Any, input_type: str | None = None, name: str = "fram
         input_type: `"pt"` or `"latent"`, for tensors whose layout does not tell (three frames); `None` reads it off
             the channel axis.
         name: the argument's name in messages.
+
+    Returns:
+        (b, 3, f, h, w) float32, nominally in [-1, 1].
 
     Raises:
         TypeError: not frames at all.

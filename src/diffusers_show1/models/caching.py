@@ -48,7 +48,14 @@ class DeepCacheConfig:
                 raise ValueError(f"`{name}` must be an integer of at least {low}, got {value!r}.")
 
     def apply(self, unet: Any) -> None:
-        """Hooks the blocks of a network with `down_blocks`, `mid_block` and `up_blocks`."""
+        """Hooks the blocks of a network; `unet.enable_cache` calls it.
+
+        Args:
+            unet: a network with `down_blocks`, `mid_block` and `up_blocks`.
+
+        Raises:
+            ValueError: `outer_blocks` leaves no deep block.
+        """
         blocks = len(unet.down_blocks)
         if self.outer_blocks >= blocks:
             raise ValueError(f"`outer_blocks` must be in 1..{blocks - 1} for this network, got {self.outer_blocks}.")
@@ -68,7 +75,11 @@ class DeepCacheConfig:
             HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, _HOOK)
 
     def remove(self, unet: nn.Module) -> None:
-        """Takes the hooks out again."""
+        """Takes the hooks out again; `unet.disable_cache` calls it.
+
+        Args:
+            unet: the network that `apply` hooked.
+        """
         HookRegistry.check_if_exists_or_initialize(unet).remove_hook(_HOOK, recurse=True)
 
 

@@ -580,28 +580,56 @@ class Show1UNet3DConditionModel(
             6 super-resolution (noisy RGB, condition RGB), 4 latents.
         out_channels (`int`, defaults to 4): channels of the prediction; twice the image channels when the variance is
             predicted as well (6 in the published pixel networks).
-        down_block_types, up_block_types (`tuple[str]`): block names, outermost first and innermost first.
+        center_input_sample (`bool`): maps the sample from 0..1 to -1..1 first.
+        flip_sin_to_cos (`bool`): order of the time embedding, as in diffusers.
+        freq_shift (`int`): of the time embedding, as in diffusers.
+        down_block_types (`tuple[str]`): block names, outermost first.
+        up_block_types (`tuple[str]`): block names, innermost first.
         mid_block_type (`str`): `"UNetMidBlock3DCrossAttn"` or `"UNetMidBlock3DSimpleCrossAttn"`.
         block_out_channels (`tuple[int]`): channels a block; multiples of 32.
         layers_per_block (`int` or `tuple[int]`): layers a block on the way down; the way up has one more.
+        downsample_padding (`int`): of the convolutions between latent blocks.
+        act_fn (`str`): activation of the ResNet blocks and the output.
+        norm_num_groups (`int`): groups of the spatial norms; temporal ones always have 32.
+        norm_eps (`float`): of the spatial norms.
         cross_attention_dim (`int`): width of the text the attentions see (a multiple of 32 with
             `cross_attention_norm="group_norm"`).
         encoder_hid_dim (`int`, *optional*): width of the incoming text when it is projected first
             (`encoder_hid_dim_type="text_proj"`).
+        encoder_hid_dim_type (`str`, *optional*): `"text_proj"`, which follows from `encoder_hid_dim`, or `None`.
         attention_head_dim (`int` or `tuple[int]`): see the top of this file.
         addition_embed_type (`str`, *optional*): `"text"` adds the pooled text to the time embedding.
+        addition_embed_type_num_heads (`int`): heads of that pooling.
         class_embed_type (`str`, *optional*): `"timestep"` embeds `class_labels` (the noise level of the condition of
             super-resolution 1, section 3.5) as a timestep, `"identity"` adds them as they are.
         num_class_embeds (`int`, *optional*): size of a table of class embeddings.
-        time_embedding_dim, time_embedding_act_fn, timestep_post_act: as in diffusers' `UNet2DConditionModel`.
+        time_embedding_dim (`int`, *optional*): of the time embedding, by default four times the outermost block's.
+        time_embedding_act_fn (`str`, *optional*): activation of all that was added up in the time embedding.
+        timestep_post_act (`str`, *optional*): activation behind the timestep's own part of it.
         resnet_time_scale_shift (`str`): `"default"` or `"scale_shift"`.
-        resnet_skip_time_act, resnet_out_scale_factor: pixel blocks only, as in DeepFloyd IF.
+        resnet_skip_time_act (`bool`): pixel blocks only, as in DeepFloyd IF.
+        resnet_out_scale_factor (`float`): divides the output of ResNet blocks; pixel blocks only, as in DeepFloyd IF.
         mid_block_scale_factor (`float`): divides the middle ResNet blocks' output.
         cross_attention_norm (`str`, *optional*): `None`, `"group_norm"` or `"layer_norm"` on the text, Simple blocks.
-        only_cross_attention, mid_block_only_cross_attention: attend to the text only.
+        only_cross_attention (`bool` or `tuple[bool]`): whether a block attends to the text only.
+        mid_block_only_cross_attention (`bool`, *optional*): the same for the middle block.
         use_linear_projection (`bool`): linear instead of 1x1 convolution around the CrossAttn blocks' attention.
         transfromer_in_opt (`bool`): a temporal transformer right after the first convolution (published spelling).
         transformer_in_head_dim (`int`, defaults to 64): size of that transformer's eight heads.
+        dual_cross_attention (`bool`): `False` only.
+        transformer_layers_per_block (`int`): 1 only.
+        num_attention_heads (`int`, *optional*): `None` only.
+        addition_time_embed_dim (`int`, *optional*): `None` only.
+        upcast_attention (`bool`): `False` only.
+        time_embedding_type (`str`): `"positional"` only.
+        time_cond_proj_dim (`int`, *optional*): `None` only.
+        conv_in_kernel (`int`): 3 only.
+        conv_out_kernel (`int`): 3 only.
+        projection_class_embeddings_input_dim (`int`, *optional*): `None` only.
+        class_embeddings_concat (`bool`): `False` only.
+
+    Raises:
+        ValueError: a value that no published checkpoint uses, naming the key and what it may be.
     """
 
     _supports_gradient_checkpointing = True
@@ -800,10 +828,20 @@ class Show1UNet3DConditionModel(
             )
 
     @classmethod
-    def from_config(cls, config: dict[str, Any] | None = None, return_unused_kwargs: bool = False, **kwargs: Any):
+    def from_config(
+        cls, config: dict[str, Any] | None = None, return_unused_kwargs: bool = False, **kwargs: Any
+    ) -> Any:
         """As in diffusers; in addition translates a stock `UNet3DConditionModel` config (ModelScope, zeroscope).
 
         A stock config gives the head *size* and has neither `mid_block_type` nor `transfromer_in_opt`.
+
+        Args:
+            config: the content of a `config.json`.
+            return_unused_kwargs: also return the keys that the network does not have.
+            kwargs: values that go over the config's.
+
+        Returns:
+            A network with fresh weights; or (network, unused keys).
         """
         if isinstance(config, dict) and "mid_block_type" not in config and "transfromer_in_opt" not in config:
             head_size = config.get("attention_head_dim")
@@ -823,7 +861,9 @@ class Show1UNet3DConditionModel(
         return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
 
     @classmethod
-    def from_single_file(cls, pretrained_model_link_or_path_or_dict: Any, config: str | None = None, **kwargs: Any):
+    def from_single_file(
+        cls, pretrained_model_link_or_path_or_dict: Any, config: str | None = None, **kwargs: Any
+    ) -> Show1UNet3DConditionModel:
         """The network from one file of its weights, under the published names; as in diffusers but for `config`.
 
         Args:
@@ -831,6 +871,9 @@ class Show1UNet3DConditionModel(
                 on the Hub, or a dict of tensors.
             config: a folder or Hub id with the network's `config.json`, in `subfolder` of it if that is given.
             kwargs: `subfolder`, `dtype`, `device`, `quantization_config`, ... as in diffusers.
+
+        Returns:
+            The network with these weights.
 
         Raises:
             ValueError: no `config`: the weights do not say all that it does; or the file lacks parameters.
@@ -853,6 +896,9 @@ class Show1UNet3DConditionModel(
                 Stable-Diffusion blocks (CrossAttn / plain).
             overrides: config values to change, such as `in_channels=7` for the interpolation stage: new input
                 channels start at weight zero.
+
+        Returns:
+            A video UNet on the image UNet's device and in its number format.
 
         Raises:
             ValueError: a block of the image UNet has no video counterpart, or an override changes a weight's shape.
@@ -926,6 +972,9 @@ class Show1UNet3DConditionModel(
 
         That is where group offloading moves layer by layer: it loads each layer ahead, in the order of the first call,
         and a layer left out later would stay on the device.
+
+        Returns:
+            A new cache for `forward`'s `text_cache`, or `None`.
         """
         return None if _is_group_offload_enabled(self.conv_in) else TextCache()
 
@@ -940,7 +989,8 @@ class Show1UNet3DConditionModel(
         cross_attention_kwargs: dict[str, Any] | None = None,
         text_cache: TextCache | None = None,
     ) -> UNet3DConditionOutput | tuple[Tensor]:
-        r"""
+        r"""Predicts, by the config of the scheduler, the noise, the velocity or the clean video.
+
         Args:
             sample (`torch.Tensor` of shape `(batch, in_channels, frames, height, width)`):
                 Noisy video, with the stage's condition channels behind it. Height and width must be multiples of
@@ -959,6 +1009,9 @@ class Show1UNet3DConditionModel(
         Returns:
             `UNet3DConditionOutput` with `sample` of shape `(batch, out_channels, frames, height, width)`, or a tuple
             of that tensor.
+
+        Raises:
+            ValueError: the size is no multiple of `size_divisor`, or `class_labels` are missing.
         """
         batch, _, num_frames, height, width = sample.shape
         if height % self.size_divisor or width % self.size_divisor:

@@ -51,8 +51,9 @@ class TextEmbeddings:
     one that cannot be read is written anew, with a warning.
 
     Args:
-        tokenizer, encoder: a T5 encoder, given lower-cased captions and the mask of its padding, or a CLIP text model.
-            The encoder is put into evaluation mode.
+        tokenizer: the encoder's.
+        encoder: a T5 encoder, given lower-cased captions and the mask of its padding, or a CLIP text model. It is put
+            into evaluation mode.
         cache_dir: made if need be; None computes every time.
     """
 
@@ -62,7 +63,14 @@ class TextEmbeddings:
         self.folder = None if cache_dir is None else Path(cache_dir) / encoder_digest(encoder)[:16]
 
     def __call__(self, captions: Sequence[str]) -> torch.Tensor:
-        """(b, tokens, width) float32, without gradient."""
+        """Encodes.
+
+        Args:
+            captions: b sentences.
+
+        Returns:
+            (b, tokens, width) float32 on the encoder's device, without gradient.
+        """
         rows = {caption: self._row(caption) for caption in dict.fromkeys(captions)}
         return torch.stack([rows[caption] for caption in captions])
 

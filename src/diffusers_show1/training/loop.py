@@ -37,14 +37,26 @@ class FitOptions:
     """Budget and optimiser.
 
     Args:
-        steps, minutes: one of the two. With minutes the schedule follows the clock: one process only, and the result
-            depends on the machine.
-        learning_rate, final_learning_rate, warmup_steps: linear warm-up, then a cosine between the two.
+        steps: how many; or `minutes`.
+        minutes: how long. The schedule then follows the clock: one process only, and the result depends on the
+            machine.
+        learning_rate: after the warm-up, where a cosine begins.
+        final_learning_rate: where the cosine ends.
+        warmup_steps: of a linear warm-up from 0.
+        weight_decay: AdamW's.
+        betas: AdamW's.
+        max_grad_norm: gradients are clipped to this norm.
+        keep: the newest checkpoints that stay.
+        log_every: steps between two lines of the log.
         ema_decay: of the moving average of the weights; it starts with a short memory.
-        checkpoint_seconds, checkpoint_every: save after so many seconds of training, or at multiples of so many steps.
+        checkpoint_seconds: save after so many seconds of training.
+        checkpoint_every: save at multiples of so many steps.
         dropout: off by default, since endless synthetic data cannot be overfitted, and it costs time. It is drawn
             from (step, part, process): exact on resuming, but not the same on another number of processes.
         optimiser: "adamw", or "adamw8bit" (states in 8 bits, by bitsandbytes).
+
+    Raises:
+        ValueError: both or neither of `steps` and `minutes`.
     """
 
     steps: int | None = None
@@ -302,10 +314,19 @@ def fit(
 
     Args:
         model: trained where it lies: those of its parameters that require gradients.
-        loss_at: step number -> scalar loss.
+        loss_at: step number -> loss, a tensor ().
+        options: budget and optimiser.
         checkpoint: folder of checkpoints to go on from when there are any, and to write them to.
         on_checkpoint: called with the averaged model after every checkpoint (to export it, or to measure it).
         parameters: the only ones to train; the others are frozen.
+        log: where lines for the user go.
+
+    Returns:
+        The model that was passed.
+
+    Raises:
+        Interrupted: the run was asked to stop, and has saved; the same call goes on from there.
+        FloatingPointError: the loss is not finite.
     """
     if parameters is not None:
         chosen = {id(parameter) for parameter in parameters}

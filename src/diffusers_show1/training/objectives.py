@@ -253,9 +253,16 @@ def keyframe_loss(
 
     Args:
         unet: maps (b, c, f, h, w) to (b, c, f, h, w), or to 2c channels.
+        scheduler: the training schedule, with its `prediction_type`.
+        frames: clips (b, c, f, h, w) in [-1, 1].
+        embeds: the captions, (b, tokens, width).
+        generator: one generator for the batch, or a list of one a clip; on the CPU.
         power: timesteps are the number of timesteps times a uniform number to this power; below 1 favours strong
             noise, where the caption and not the noisy clip decides about the motion.
         min_snr_gamma: weight the clips as `min_snr_weights` does.
+
+    Returns:
+        The mean loss of the batch, ().
     """
     check_scheduler(scheduler, min_snr_gamma)
     draws = _Draws(generator, frames)
@@ -292,10 +299,20 @@ def interpolation_loss(
     """Eq. 6, Sec. 3.4: denoise all frames of a window given its two end frames, with noise on those end frames.
 
     Args:
-        frames: windows (b, 3, f, h, w) of at least 3 frames.
+        unet: maps (b, 7, f, h, w) to (b, c, f, h, w), or to 2c channels.
+        scheduler: the training schedule, with its `prediction_type`.
+        frames: windows (b, 3, f, h, w) of at least 3 frames, in [-1, 1].
+        embeds: the captions, (b, tokens, width).
+        generator: one generator for the batch, or a list of one a clip; on the CPU.
         max_augmentation: standard deviations of the conditioning noise are uniform in 0..this, one a clip. The network
             is not told them, and the stage adds no such noise.
         min_snr_gamma: weight the clips as `min_snr_weights` does.
+
+    Returns:
+        The mean loss of the batch, ().
+
+    Raises:
+        ValueError: fewer than 3 frames, or a number out of range.
     """
     check_scheduler(scheduler, min_snr_gamma)
     check_number(max_augmentation, "max_augmentation", low=0)
@@ -340,8 +357,13 @@ def superres_loss(
     it as it is for the first window.
 
     Args:
-        frames: truth (b, 3, f, h, w).
-        upsampled: `upsample_frames` of the low-resolution clip, same shape (both may be the same crop).
+        unet: maps (b, 6, f, h, w) to (b, c, f, h, w), or to 2c channels.
+        scheduler: the training schedule, with its `prediction_type`.
+        image_noising_scheduler: the schedule of the condition's noise.
+        frames: truth (b, 3, f, h, w) in [-1, 1].
+        upsampled: `upsample_frames` of the low-resolution clip, (b, 3, f, h, w) (both may be the same crop).
+        embeds: the captions, (b, tokens, width).
+        generator: one generator for the batch, or a list of one a clip; on the CPU.
         max_noise_level: levels are uniform in 0..this-1.
         first_frame_probability: share of the clips that are led by their true first frame; of clips of one frame,
             which would be given their own answer, none is.
@@ -349,6 +371,9 @@ def superres_loss(
         first_frame_noise: the true first frame gets noise of standard deviations uniform in 0..this, one a clip,
             since at inference it is a generated one.
         min_snr_gamma: weight the clips as `min_snr_weights` does.
+
+    Returns:
+        The mean loss of the batch, ().
     """
     check_scheduler(scheduler, min_snr_gamma)
     check_count(max_noise_level, "max_noise_level", high=image_noising_scheduler.config.num_train_timesteps)
@@ -392,12 +417,19 @@ def refinement_loss(
     `min_snr_gamma`, which bounds it.
 
     Args:
+        unet: maps (b, c, f, h, w) to (b, c, f, h, w), or to 2c channels.
+        scheduler: the training schedule, with its `prediction_type`.
         clean: scaled latents (b, c, f, h, w) of the true frames.
-        degraded: scaled latents of what the previous stage would give, or None.
+        degraded: scaled latents (b, c, f, h, w) of what the previous stage would give, or None.
+        embeds: the captions, (b, tokens, width).
+        generator: one generator for the batch, or a list of one a clip; on the CPU.
         max_timestep: 1 to the number of timesteps.
         power: timesteps are `max_timestep` times a uniform number to this power; above 1 favours small ones, where
             a sampling of low strength spends its steps.
         min_snr_gamma: weight the clips as `min_snr_weights` does.
+
+    Returns:
+        The mean loss of the batch, ().
     """
     check_scheduler(scheduler, min_snr_gamma)
     check_count(max_timestep, "max_timestep", high=scheduler.config.num_train_timesteps)

@@ -261,13 +261,18 @@ class SuperresTask(Task):
         if self.unet.config.class_embed_type is None:
             raise ConfigError("`model.config.class_embed_type` must be 'timestep' for superres, got None")
 
+    @property
+    def sample_size(self) -> tuple[int, int]:
+        data = self.config.data
+        return data.height, data.width // 2 if self.config.objective.pairs else data.width
+
     def loss(self, unet: nn.Module, frames: Tensor, embeds: Tensor, generators: list[torch.Generator]) -> Tensor:
         objective = self.config.objective
         return objectives.superres_loss(
             unet,
             self.scheduler,
             self.components["image_noising_scheduler"],
-            frames,
+            frames[..., -self.sample_size[1] :],
             objectives.upsample_frames(self.given(frames), objective.factor),
             embeds,
             generators,
@@ -281,11 +286,11 @@ class SuperresTask(Task):
         return super().example() | {"class_labels": torch.zeros(1, dtype=torch.long)}
 
     def given(self, frames: Tensor) -> Tensor:
-        return area_downsample(frames, self.config.objective.factor)
+        return area_downsample(frames[..., : self.sample_size[1]], self.config.objective.factor)
 
     def call_options(self) -> dict[str, Any]:
-        data = self.config.data
-        return {"height": data.height, "width": data.width, "window_size": max(2, data.frames)}
+        height, width = self.sample_size
+        return {"height": height, "width": width, "window_size": max(2, self.config.data.frames)}
 
 
 class RefineTask(Task):

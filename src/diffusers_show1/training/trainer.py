@@ -111,7 +111,10 @@ class Trainer:
     # --- the run -----------------------------------------------------------------------------------------------------
 
     def run(self) -> Path:
-        """Train to the last step, or go on to it; returns the folder of the exported stage.
+        """Train to the last step, or go on to it.
+
+        Returns:
+            The folder of the exported stage, for `from_pretrained`.
 
         Raises:
             ConfigError: the pipeline cannot make videos with the recipe's validation options.
