@@ -61,7 +61,7 @@ KEYFRAMES: dict[str, dict[str, Any]] = {
 }
 # Looked at again on combinations that were never trained, beside what the recipes say.
 HELD_OUT = ("15 steps", "12 steps", "10 steps, guided to 50 %")
-INTERPOLATION_STEPS = (10, 8, 4, 3, 2, 1)
+INTERPOLATION_STEPS = (10, 8, 6, 5, 4, 3, 2, 1)
 SUPERRES_STEPS = (10, 2, 1)
 REFINE_STEPS = (1, 2)  # of those below the checkpoint's strength
 
@@ -158,33 +158,33 @@ def stage_error(pipe: Show1CascadePipeline, name: str, options: StageOptions, cl
 
 
 def draw_picture(points: list[dict[str, Any]], path: Path) -> None:
-    """The curve of the keyframes on trained combinations: wrong videos in percent over calls."""
+    """The curve of the keyframes on trained combinations: wrong videos in percent over calls, points by number."""
     from PIL import Image, ImageDraw
 
-    width, height, left, bottom = 760, 420, 60, 50
+    left, bottom, top, across, high = 40, 380, 40, 480, 12.0  # worse points stand at the upper edge
     shown = [point for point in points if point["stage"] == "base" and point["data"] == "trained"]
     most = max(point["calls"] for point in shown)
-    worst = max(10.0, *(100 - point["all"] for point in shown))
-    image = Image.new("RGB", (width, height), "white")
+    image = Image.new("RGB", (860, 420), "white")
     pen = ImageDraw.Draw(image)
 
     def place(calls: float, wrong: float) -> tuple[float, float]:
-        return (
-            left + calls / most * (width - left - 150),
-            height - bottom - wrong / worst * (height - bottom - 40),
-        )
+        return left + calls / most * across, bottom - min(wrong / high, 1) * (bottom - top)
 
-    pen.line([place(0, worst), place(0, 0), place(most, 0)], fill="black")
+    pen.line([place(0, high), place(0, 0), place(most, 0)], fill="black")
     for calls in range(0, int(most) + 1, 10):
-        pen.text(place(calls, 0), str(calls), fill="black", anchor="mt")
-    for wrong in range(0, int(worst) + 1, 2):
-        x, y = place(0, wrong)
-        pen.text((x - 8, y), str(wrong), fill="black", anchor="rm")
+        pen.text((place(calls, 0)[0], bottom + 8), str(calls), fill="black", anchor="mt")
+    for wrong in range(0, int(high) + 1, 2):
+        pen.text((left - 8, place(0, wrong)[1]), str(wrong), fill="black", anchor="rm")
     pen.text((left, 12), "keyframes: % of videos with an attribute wrong, over network calls", fill="black")
-    for point in shown:
-        x, y = place(point["calls"], 100 - point["all"])
+    numbers: dict[tuple[float, float], list[str]] = {}
+    for number, point in enumerate(shown, 1):
+        wrong = 100 - point["all"]
+        numbers.setdefault(place(point["calls"], wrong), []).append(str(number))
+        beyond = f" ({wrong:.0f} %)" if wrong > high else ""
+        pen.text((left + across + 60, 24 + 22 * number), f"{number}  {point['point']}{beyond}", fill="black")
+    for (x, y), here in numbers.items():
         pen.ellipse([x - 4, y - 4, x + 4, y + 4], fill="firebrick")
-        pen.text((x + 7, y - 4), point["point"], fill="black", anchor="ls")
+        pen.text((x, y - 8), ", ".join(here), fill="black", anchor="mb")
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
 

@@ -138,7 +138,7 @@ def test_precedence(pipe):
 @pytest.mark.parametrize("own", [{"fast": {"base": {"steps": 6}}}, {"fast": {"bass": {}}}, {"fast": {"base": 6}}])
 def test_bad_numbers_for_a_recipe_are_told(pipe, own):
     cascade = Show1CascadePipeline(**pipe.components, stage_defaults=own)
-    with pytest.raises(ValueError, match="stage_options"):
+    with pytest.raises(ValueError, match="stage_defaults"):
         cascade.resolve_options("fast")
 
 
