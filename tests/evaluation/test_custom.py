@@ -52,8 +52,9 @@ def test_styles_are_read(style):
         CustomReading(a.colour, a.shape, a.background, "moving up", style)
         for a in (scene.attributes for scene in made)
     ]
-    readings = read_custom_clips(world.render(made, world.KEYFRAME_TIMES))
+    readings = read_custom_clips(world.render(made, world.KEYFRAME_TIMES, scale=4))
     assert readings == expected
+    assert read_custom_clips(world.render(made[:1], world.KEYFRAME_TIMES)) == [replace(expected[0], style=None)]
     assert share(readings, style=style) == 1
     assert share(readings, colour="red", motion="moving up") == 0.25
 

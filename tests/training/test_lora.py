@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from diffusers_show1 import TINY_PATH, Show1CascadePipeline, Show1UNet3DConditionModel, save_video
 from diffusers_show1.models.unet_show1 import TemporalTransformer
 from diffusers_show1.tiny import world
-from diffusers_show1.training.config import ConfigError
+from diffusers_show1.training.config import ConfigError, build
 from diffusers_show1.training.lora import RECIPES, load_lora_config, prepare, temporal_layers, train_lora
+from diffusers_show1.training.tasks import SuperresTask
 
 from .small import NETWORK, recipe
 
@@ -82,6 +83,50 @@ def test_single_frames_teach_no_motion(config, tmp_path):
     assert all(bool(value.any()) == (key not in still) for key, value in changes.items())
 
 
+def test_pairs_are_what_is_given_and_what_is_to_come_out():
+    """Side by side in one video: of two equal halves the loss is that of the clip, of others it depends on both."""
+    network = NETWORK | {"in_channels": 6, "class_embed_type": "timestep"}
+    sections = {"model": {"config": network}, "objective": {"prediction_type": "sample", "factor": 4}}
+    single = SuperresTask(build(recipe("superres", **sections)), torch.device("cpu"))
+    sections |= {"data": {"width": 48}, "objective": sections["objective"] | {"pairs": True}}
+    pairs = SuperresTask(build(recipe("superres", **sections)), torch.device("cpu"))
+    assert pairs.sample_size == single.sample_size == (16, 24)
+    assert pairs.call_options() == single.call_options()
+
+    plain, styled = torch.rand(2, 1, 3, 1, 16, 24) * 2 - 1
+    assert torch.equal(pairs.given(torch.cat([plain, styled], dim=-1)), single.given(plain))
+    embeds = torch.zeros(1, 4, 64)
+
+    def loss(task, *parts):
+        generators = [torch.Generator().manual_seed(0)]
+        return task.loss(single.unet, torch.cat(parts, dim=-1), embeds, generators).item()
+
+    assert loss(pairs, plain, plain) == loss(single, plain)
+    found = [loss(pairs, *parts) for parts in ((plain, plain), (plain, styled), (styled, plain))]
+    assert len(set(found)) == 3
+
+
+def test_pairs_can_not_be_validated(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    values = yaml.safe_load((RECIPES / "tiny-style.yaml").read_text())
+    path.write_text(yaml.safe_dump(values | {"validation": {"clips": 2}}), encoding="utf-8")
+    with pytest.raises(ConfigError, match="`validation.clips` must be 0 with objective.pairs, got 2"):
+        load_lora_config(path)
+
+
+def test_silent_attention_of_the_tiny_cascade():
+    """Super-resolution attends in a level more than it was trained with, and computes the same, bit for bit."""
+    unet = Show1UNet3DConditionModel.from_pretrained(TINY_PATH, subfolder="superres_unet")
+    blocks = ["SimpleCrossAttnUpBlock3D", "ResnetUpsampleBlock3D", "ResnetUpsampleBlock3D"]
+    trained = Show1UNet3DConditionModel.from_config(unet.config, up_block_types=blocks)
+    left_out = set(trained.load_state_dict(unet.state_dict(), strict=False).unexpected_keys)
+    assert {name for name in temporal_layers(unet) if f"{name}.weight" in left_out}
+    assert all(name.startswith("up_blocks.1.") and "attentions." in name for name in left_out)
+    inputs = (torch.randn(1, 6, 2, 16, 24), 999, torch.randn(1, 4, 64), torch.tensor([20]))
+    with torch.no_grad():
+        assert torch.equal(unet(*inputs).sample, trained.eval()(*inputs).sample)
+
+
 def test_an_interrupted_run_ends_the_same(config, tmp_path):
     path = config()
     whole = load_file(train_lora(path, tmp_path / "whole", echo=lambda _: None) / FILE)
@@ -147,7 +192,7 @@ def test_dry_run_of_the_tiny_recipe(tmp_path):
     [
         ({"lora": {"rank": 0}}, "`lora.rank` must be a whole number of at least 1"),
         ({"lora": {"ranks": 1}}, "`lora.ranks` must be one of the keys of lora: rank, alpha"),
-        ({"lora": 3}, "must hold the sections of a recipe"),
+        ({"lora": 3}, "`lora` must be a section with keys rank, alpha, got 3"),
         ({"model": {"start": "scratch", "path": None, "config": NETWORK}}, "`model.start` must be run"),
     ],
 )

@@ -124,7 +124,14 @@ def read_shape(clip: torch.Tensor, mask: torch.Tensor, colour: str, background: 
 
 
 def read_clip(clip: torch.Tensor) -> Reading:
-    """Everything about one clip (8, 3, 16, 24) in [0, 1]."""
+    """Everything about one clip of the tiny world.
+
+    Args:
+        clip: (8, 3, 16, 24) in [0, 1]; `to_scoring_size` brings other clips to that size.
+
+    Returns:
+        Colour, shape, background and motion; what cannot be told is `None`.
+    """
     clip = clip.float().cpu()
     background, ground = read_background(clip)
     mask = object_mask(clip, ground)
@@ -162,5 +169,13 @@ def score_readings(readings: Sequence[Reading], captions: Sequence[str]) -> Scor
 
 
 def score_clips(frames: torch.Tensor, captions: Sequence[str]) -> Score:
-    """Score clips (b, f, 3, h, w) in [0, 1] of any native size, with 8 or 29 frames."""
+    """Compare clips with their captions.
+
+    Args:
+        frames: (b, f, 3, h, w) in [0, 1] of any native size, with 8 or 29 frames.
+        captions: b sentences of the tiny world.
+
+    Returns:
+        Shares of the clips that show what their captions say.
+    """
     return score_readings([read_clip(clip) for clip in to_scoring_size(frames)], captions)

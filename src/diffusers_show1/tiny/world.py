@@ -50,8 +50,8 @@ STYLES = ("striped", "outlined")
 TEXTURE_AMPLITUDE = 0.08  # half the contrast of the background pattern; keeps white and black inside [0, 1]
 OUTLINE_WIDTH = 0.17  # of the radius
 OUTLINE_SHADE = 0.25  # outline colour = this times the body colour
-HOLLOW_WIDTH = 0.3  # of an outlined object's line, in radii
-STRIPE_PERIOD = 1.0  # of a striped object's white bands, in radii
+LINE_WIDTH = 0.75  # of an outlined object's white line, in units
+STRIPE_PERIOD, STRIPE_SHADE = 1.0, 0.4  # of a striped object's dark bands: in units, and this times its colour
 HIGHLIGHT = ((-0.16, -0.08), 0.24, 0.55)  # centre and radius in radii, and how much white is mixed in
 
 
@@ -224,10 +224,9 @@ def custom_scene(attributes: Attributes, rng: np.random.Generator, style: str | 
         return CustomScene(scene.attributes, scene.start, scene.end, style=style)
     radius = SIZES[attributes.size] * rng.uniform(0.92, 1.08)
     x, y = WIDTH / 2 + rng.uniform(-2.0, 2.0), HEIGHT / 2 + rng.uniform(-0.5, 0.5)
-    swing = rng.uniform(3.8, 4.4)
     if attributes.motion == "circling":
-        return CustomScene(attributes, (x, y, radius), (x, y, radius), swing, style)
-    margin = radius * rng.uniform(0.3, 0.7)
+        return CustomScene(attributes, (x, y, radius), (x, y, radius), rng.uniform(3.8, 4.4), style)
+    margin, swing = radius * rng.uniform(0.3, 0.7), rng.uniform(2.3, 2.7)  # as fast up and down as across
     return CustomScene(attributes, (margin, y, radius), (WIDTH - margin, y, radius), swing, style)
 
 
@@ -300,13 +299,14 @@ def render(
         (hx, hy), h_radius, h_amount = HIGHLIGHT
         spot = (0.5 - (torch.sqrt((x - hx) ** 2 + (y - hy) ** 2) - h_radius) * sharpness).clamp(0, 1) * body
 
+        line, shade = torch.zeros_like(body), torch.ones(len(ys), 1)
         style = scene.style if isinstance(scene, CustomScene) else None
-        if style == "outlined":  # hollow: a coloured line around the ground
-            inside = inside - (0.5 - (distance + HOLLOW_WIDTH) * sharpness).clamp(0, 1)
-            body, spot = torch.ones_like(body), torch.zeros_like(spot)
-        elif style == "striped":  # white bands across
-            wave = ((y / STRIPE_PERIOD) % 1 - 0.5).abs() - 0.25  # a signed distance in periods
-            spot = torch.maximum(spot, (0.5 - wave * STRIPE_PERIOD * sharpness).clamp(0, 1) * body / h_amount)
+        if style == "outlined":  # a white line within the dark outline
+            inner = OUTLINE_WIDTH + LINE_WIDTH / radius
+            line = body - (0.5 - (distance + inner) * sharpness).clamp(0, 1)
+        elif style == "striped":  # dark bands that stay where they are in the frame
+            wave = ((ys / STRIPE_PERIOD) % 1 - 0.5).abs() - 0.25  # a signed distance in periods
+            shade = 1 - (1 - STRIPE_SHADE) * (0.5 - wave * STRIPE_PERIOD * scale).clamp(0, 1)[:, None]
 
         background = scene.attributes.background
         if background is None:
@@ -317,5 +317,7 @@ def render(
             ground = BACKGROUNDS[background][channel] + texture
             light = h_amount * (1 - colour) * spot
             thing = colour * (OUTLINE_SHADE + (1 - OUTLINE_SHADE) * body) + light
+            if style is not None:
+                thing = torch.lerp(thing * shade, torch.ones_like(thing), line)
             clip[:, channel] = torch.lerp(ground.expand_as(inside), thing, inside)
     return clips

@@ -7,8 +7,8 @@ through simple temporal attention layer finetuning". A recipe is a stage's, with
 
 * a motion: whole clips, with captions that tell everything but the motion by words that the network knows. What they
   tell the network makes already, so what is left to learn is how it moves.
-* a style: `data.frames: 1`. Over a single frame a temporal attention attends to nothing else: how frames look at each
-  other can't be learned, and the motions stay.
+* a style: for super-resolution, from pairs of a clip without the style and with it (`objective.pairs`). Motion, shape
+  and colour are in what that stage is given, and stay.
 
 The folder of a run is that of `trainer`, but for `lora.yaml`, the section, and `export/`, which holds
 `pytorch_lora_weights.safetensors` for `load_lora_weights`.
@@ -26,7 +26,16 @@ import yaml
 from torch import nn
 
 from ..frames import replacing
-from .config import ConfigError, TrainConfig, apply_override, build, build_section, number, parse_yaml
+from .config import (
+    ConfigError,
+    TrainConfig,
+    apply_override,
+    build,
+    build_section,
+    number,
+    read_recipe,
+    recipe_path,
+)
 from .loop import whole
 from .trainer import Trainer
 
@@ -62,15 +71,7 @@ def load_lora_config(name: str | Path, overrides: Iterable[str] = ()) -> tuple[T
     Raises:
         ConfigError: one that names the key, what is allowed, and the value.
     """
-    path = Path(name)
-    if not path.is_file():
-        path = RECIPES / f"{name}.yaml"
-        if not path.is_file():
-            shipped = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
-            raise ConfigError(f"`--config` must be a YAML file or one of {shipped}, got {str(name)!r}")
-    values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    if not isinstance(values, dict) or not isinstance(values.get("lora", {}), dict):
-        raise ConfigError(f"`{path}` must hold the sections of a recipe, got {values!r}")
+    values = read_recipe(recipe_path(name, RECIPES))
     for override in overrides:
         apply_override(values, override)
     lora = build_section(LoraConfig, values.pop("lora", {}), "lora.")

@@ -42,6 +42,7 @@ from ..tiny import world
 from . import objectives, text
 from .data import ClipBatch, WorldClips, area_downsample, drop_captions, step_rng
 from .loop import FitOptions, fit
+from .start import start_unet
 
 
 # Minutes on one free CPU core for each part. The shipped weights were made by several runs: see docs/tiny.md.
@@ -70,8 +71,8 @@ STAGE_DEFAULTS: dict[str, dict[str, Any]] = {
         "window_size": 8,
     },
     "refine": {"height": 128, "width": 192, "num_inference_steps": 10, "strength": 0.1, "guidance_scale": 1.0},
-    # for the recipe of that name (benchmarks/fewer_calls.py): keyframes lose shapes in fewer or unguided steps
-    "fast": {"base": {"guidance_interval": [0.0, 1.0]}, "interpolation": {"num_inference_steps": 4}},
+    # for the recipe of that name: the fewest steps that lose next to nothing (benchmarks/fewer_calls.py)
+    "fast": {"base": {"num_inference_steps": 12}, "interpolation": {"num_inference_steps": 5}},
 }
 NETWORKS = ("base_unet", "interpolation_unet", "superres_unet", "refine_unet")
 SEEDS = {name: 100 + index for index, name in enumerate(MINUTES)}
@@ -138,6 +139,15 @@ def make_superres_unet() -> Show1UNet3DConditionModel:
         **pixel_blocks(),
         **PIXEL_UNET,
     )
+
+
+# Attention in one more level of super-resolution: silent, so that no video changes, for adapters to learn styles in
+# (docs/customisation.md). It attends to the text and not within frames, and over frames in four heads: that is cheap.
+SILENT = {
+    "up_block_types": ("SimpleCrossAttnUpBlock3D", "SimpleCrossAttnUpBlock3D", "ResnetUpsampleBlock3D"),
+    "only_cross_attention": (True, True, False),
+    "attention_head_dim": (16, 4, 16),
+}
 
 
 def make_vae() -> AutoencoderKL:
@@ -234,6 +244,9 @@ class Workshop:
         dtype = thing.dtype
         thing.to(torch.float16 if half else dtype).save_pretrained(target)
         thing.to(dtype)
+        config = json.loads((target / "config.json").read_text())
+        config.pop("_name_or_path", None)  # a place on this machine, where it was loaded from
+        (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
     def load(self, cls: type, name: str):
         """A frozen exported model in fp32."""
@@ -482,14 +495,17 @@ def train_superres(shop: Workshop) -> None:
             power=1 / 4,
         )
 
-    shop.fit(
-        "superres",
-        unet,
-        loss_at,
-        lambda model: shop.save("superres_unet", model),
-        learning_rate=1.5e-3,
-        ema_decay=0.998,
-    )
+    def export(model: Show1UNet3DConditionModel) -> None:
+        shop.save("superres_unet", model)
+        add_silent_attention(shop)
+
+    shop.fit("superres", unet, loss_at, export, learning_rate=1.5e-3, ema_decay=0.998)
+
+
+def add_silent_attention(shop: Workshop) -> None:
+    """Give the exported super-resolution network the layers of `SILENT`; what it computes stays the same."""
+    torch.manual_seed(SEEDS["superres"])
+    shop.save("superres_unet", start_unet("network", shop.folder, "superres_unet", **SILENT).unet)
 
 
 def degrade(
