@@ -29,6 +29,9 @@ PUBLIC = [
     "Show1UNet3DConditionModel",
     "VideoPipelineOutput",
     "__version__",
+    "detect_watermark",
+    "embed_watermark",
+    "read_metadata",
     "read_video",
     "save_video",
 ]

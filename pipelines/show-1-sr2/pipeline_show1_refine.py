@@ -29,6 +29,7 @@ import math
 import numbers
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -97,6 +98,8 @@ logger = logging.get_logger(__name__)
 MAX_TOKENS = 77  # DeepFloyd IF's and CLIP's prompt length
 # Far beyond what the encoders read; the regular expressions of the caption cleaning take the square of it in time.
 MAX_CHARACTERS = 10_000
+# Padding and truncation are a state of the tokenizer, which pipelines in several threads may share.
+_TOKENIZING = threading.Lock()
 
 
 def preprocess(prompts: list[str], clean_caption: bool = False) -> list[str]:
@@ -204,16 +207,17 @@ def shorten(text: str, most: int = 200) -> str:
 def tokenize(tokenizer: Any, prompts: list[str], max_length: int = MAX_TOKENS) -> dict[str, Tensor]:
     """Pads or cuts to the same length, and warns with the words that a too long prompt loses."""
     max_length = min(max_length, tokenizer.model_max_length)
-    tokens = tokenizer(
-        prompts,
-        padding="max_length",
-        max_length=max_length,
-        truncation=True,
-        add_special_tokens=True,
-        return_tensors="pt",
-    )
-    for prompt in prompts:
-        whole = tokenizer(prompt, padding=False, truncation=False, add_special_tokens=True).input_ids
+    with _TOKENIZING:
+        tokens = tokenizer(
+            prompts,
+            padding="max_length",
+            max_length=max_length,
+            truncation=True,
+            add_special_tokens=True,
+            return_tensors="pt",
+        )
+        uncut = [tokenizer(prompt, padding=False, truncation=False).input_ids for prompt in prompts]
+    for whole in uncut:
         if len(whole) > max_length:
             # the last kept position is the end token, so the cut begins one earlier
             cut = tokenizer.decode(whole[max_length - 1 : -1])
