@@ -10,8 +10,9 @@ are to stay. A style is learned by super-resolution from large circles, squares 
 yellow, each without the style and with it, and asked for with large triangles in the other colours. Printed beside it:
 the same prompts without the adapter, what the adapter does to ordinary prompts, and that it does nothing at weight 0.
 
-Motions are judged on keyframes, styles on what super-resolution makes (64 x 96), by
-`diffusers_show1.evaluation.custom`, whose own accuracy on true clips is printed first.
+Motions are judged on keyframes, styles on what super-resolution makes (64 x 96) and on the whole cascade's videos, as
+refinement leaves them and `coloured_as` super-resolution's, by `diffusers_show1.evaluation.custom`, whose own accuracy
+on true clips is printed first.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from diffusers_show1 import TINY_PATH, Show1CascadePipeline, save_video
 from diffusers_show1.evaluation import custom, score_clips
@@ -127,6 +129,16 @@ def through(pipe: Show1CascadePipeline, stage: str, clips: torch.Tensor, prompts
     return torch.cat(made)
 
 
+def coloured_as(small: torch.Tensor, large: torch.Tensor) -> torch.Tensor:
+    """Refined clips `large` (b, f, 3, 2h, 2w) with all that `small` (b, f, 3, h, w) can hold taken from there.
+
+    What stays of `large` is finer than a pixel of `small`. The last lines of "A style" in docs/customisation.md.
+    """
+    lost = small.flatten(0, 1) - F.avg_pool2d(large.flatten(0, 1), 2)
+    lost = F.interpolate(lost, scale_factor=2, mode="bilinear").unflatten(0, large.shape[:2])
+    return (large + lost).clamp(0, 1)
+
+
 def shares(readings: list[custom.CustomReading], wanted: list[world.Attributes], target: str) -> dict[str, float]:
     """Shares of clips that show the target, the rest of what was asked for, and both."""
     shown = [r.style == target if is_style(target) else r.motion == target for r in readings]
@@ -223,6 +235,15 @@ def main() -> None:
         pictures[f"{target}: a clip to learn from"] = true_clips(target)[0][..., -8 * world.WIDTH :]
         pick = min(3, len(prompts) - 1)  # of styles, orange on pink: purple on black shows less
         pictures[f"{target}: {prompts[pick]}"] = adapted[pick]
+        if is_style(target):
+            refined = through(pipe, "refine", adapted, prompts)
+            wholes = {"refined": refined, "refined, coloured as before": coloured_as(adapted, refined)}
+            for name, made in wholes.items():
+                whole = shares(custom.read_custom_clips(made), wanted, target)
+                report(f"{target}: {name}", percent(whole))
+                value = round(100 * whole["both"], 1)
+                figures.append({"name": f"{target}, {name}, all as asked for", "unit": "%", "value": value})
+                pictures[f"{target}, {name}"] = made[pick]
         usual = made_for(target, captions)
         if is_style(target):
             still = shares(custom.read_custom_clips(usual), ordinary, target)

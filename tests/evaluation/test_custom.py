@@ -6,7 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
+from benchmarks.tiny_customisation import coloured_as
 from diffusers_show1.evaluation.custom import CustomReading, read_custom_clips, read_custom_motion, share
 from diffusers_show1.evaluation.scorer import object_mask, read_background
 from diffusers_show1.tiny import world
@@ -80,3 +82,22 @@ def test_bad_arguments():
         world.custom_scene(attributes, np.random.default_rng(0))
     with pytest.raises(ValueError, match="`style` must be one of .*got 'dotted'"):
         world.custom_scene(replace(attributes, motion="growing"), np.random.default_rng(0), "dotted")
+
+
+@pytest.mark.parametrize("style", world.STYLES)
+def test_colours_come_back_after_refinement(style):
+    """A large clip in other colours gets those of the small one, and keeps what is finer than its pixels."""
+    attributes = world.Attributes("orange", "triangle", "moving up", "pink", "large")
+    scene = world.custom_scene(attributes, np.random.default_rng(2), style)
+    true = world.render([scene], world.KEYFRAME_TIMES, scale=8)
+    small = world.render([scene], world.KEYFRAME_TIMES, scale=4)
+    recoloured = true[:, :, [2, 0, 1]]
+    coloured = coloured_as(small, recoloured)
+    expected = CustomReading("orange", "triangle", "pink", "moving up", style)
+    wrong, right = read_custom_clips(torch.cat([recoloured, coloured]))
+    assert wrong.colour != expected.colour
+    assert right == expected
+
+    plain = F.interpolate(small[0], scale_factor=2, mode="bilinear")[None]  # nothing finer in it
+    error, blurred = ((clip - true).square().mean() for clip in (coloured_as(small, true), plain))
+    assert error < 0.5 * blurred
