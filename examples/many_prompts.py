@@ -27,6 +27,6 @@ jobs = [(seed, prompt, Path("videos", f"{seed:03d}.webp")) for seed, prompt in e
 for seed, prompt, path in share(jobs, is_done=lambda job: job[2].exists()):
     generator = torch.Generator().manual_seed(seed)  # the prompt's own, whichever process it falls to
     options = {"base": {"num_inference_steps": 8}}
-    frames = pipe(prompt, generator=generator, stage_options=options, stop_after="superres", output_type="np").frames
-    save_video(frames[0], path, fps=8)  # the file appears when it is whole
-    print(f"{path}: {len(frames[0])} frames, by process {state.process_index}", flush=True)
+    made = pipe(prompt, generator=generator, stage_options=options, stop_after="interpolation", output_type="np")
+    save_video(made.frames[0], path, fps=8)  # the file appears when it is whole
+    print(f"{path}: {len(made.frames[0])} frames, by process {state.process_index}", flush=True)
