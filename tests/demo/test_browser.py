@@ -20,7 +20,10 @@ from .conftest import free_port
 pytest.importorskip("gradio", reason='needs gradio: pip install ".[demo]"')
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH, such as Debian's `chromium`")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH, such as Debian's `chromium`"),
+]
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "app.py"
 PATIENCE = 180_000  # milliseconds, on a machine that has other things to do

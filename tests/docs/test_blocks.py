@@ -11,6 +11,7 @@ from .given import GIVEN
 from .running import parse_command, run_page
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize("page", [page for page in PAGES if "```" in (ROOT / page).read_text(encoding="utf-8")])
 def test_page_runs_as_it_stands(page, tmp_path, request):
     if re.search(r"\bshowlab\b", (ROOT / page).read_text(encoding="utf-8")):
