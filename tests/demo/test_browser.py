@@ -111,10 +111,11 @@ def fill(page, prompt=PROMPT, stage=None, **numbers):
     if stage is not None:
         page.click("#last input")
         page.get_by_role("option", name=stage).click()
-    page.click("text=Steps and guidance")
+    page.check("#more input")
     for name, value in {**QUICK, **numbers}.items():
         page.fill(f"#{name} input", str(value))
-    page.click("text=Steps and guidance")
+    page.uncheck("#more input")
+    assert page.is_hidden("#base-steps")
 
 
 def says(page, text):
@@ -170,7 +171,7 @@ def test_cancel_and_reload_free_the_worker_and_the_page_goes_on(open_page):
 
 def test_bad_input_is_answered_in_the_page(open_page):
     page = open_page()
-    page.click("text=Steps and guidance")
+    page.check("#more input")
     markup = "<img src=x onerror='window.wrong=1'>${window.wrong=1}{{7*7}}" * 200
     for name, value, message in (
         ("prompt textarea", "", "PROMPT must be a text that is not empty, got ''"),
@@ -194,7 +195,7 @@ def test_bad_input_is_answered_in_the_page(open_page):
 
 def test_a_phone_shows_all_of_it_without_sideways_scrolling(open_page):
     page = open_page(390, 844)
-    page.click("text=Steps and guidance")
+    page.check("#more input")
     page.wait_for_selector("#refine-guidance input")
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     for name in ("#prompt", "#start", "#cancel", "#status", "#video", "#refine", "#record", "#examples"):
@@ -209,3 +210,14 @@ def test_an_example_plays_and_fills_the_form(open_page):
     page.wait_for_function("document.querySelector('#prompt textarea').value.startsWith('a blue triangle growing')")
     assert page.input_value("#seed input") == "1"
     assert not page.is_checked("#random input")
+
+
+def test_a_recipe_puts_its_numbers_into_the_form(open_page):
+    page = open_page()
+    page.check("#more input")
+    usual = page.input_value("#base-steps input")
+    page.click("text=fast")
+    page.wait_for_function("usual => document.querySelector('#base-steps input').value != usual", arg=usual)
+    page.fill("#base-steps input", "3")
+    page.click("text=default")
+    page.wait_for_function("usual => document.querySelector('#base-steps input').value == usual", arg=usual)

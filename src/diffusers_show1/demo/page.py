@@ -40,6 +40,7 @@ CSS = """
 #stages h4 { margin: 0; font-weight: 400; font-size: 0.85em; }
 #base video, #interpolation video { image-rendering: pixelated; }
 #examples { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); }
+.gradio-container:not(:has(#more input:checked)) #numbers { display: none; }
 """
 
 
@@ -65,7 +66,9 @@ def build(engine: Engine) -> gr.Blocks:
                     label="Last stage to run",
                     elem_id="last",
                 )
-                with gr.Accordion("Steps and guidance", open=False):
+                # A closed gr.Accordion makes its fields only when opened: what is typed at once can be lost then.
+                gr.Checkbox(label="Show steps and guidance", elem_id="more", interactive=True)
+                with gr.Column(elem_id="numbers"):
                     gr.Markdown("The recipe's, unless you change them. Guidance 1 is none.")
                     values = dict(zip(NUMBERS, _numbers(engine, "default"), strict=True))
                     numbers = {}
@@ -156,13 +159,9 @@ def build(engine: Engine) -> gr.Blocks:
         cancel.click(stop, queue=False, api_name="cancel")
         page.unload(stop)
 
-        recipe.change(
-            lambda recipe: _numbers(engine, recipe),
-            recipe,
-            [numbers[name] for name in NUMBERS],
-            api_visibility="private",
-            show_progress="hidden",
-        )
+        # In the browser: an answer of the server could come after the visitor has typed other numbers.
+        table = json.dumps({name: _numbers(engine, name) for name in RECIPES})
+        recipe.input(None, recipe, [numbers[name] for name in NUMBERS], js=f"recipe => ({table})[recipe]")
     return page
 
 
@@ -245,4 +244,4 @@ def _examples(engine: Engine, fields: list[Any]) -> None:
                 form = [made["prompt"], "", made["seed"], False, made["recipe"], STAGES[-1]]
                 values = [*form, *_numbers(engine, made["recipe"])]
                 button = gr.Button(made["prompt"], size="sm", elem_classes="example")
-                button.click(lambda values=values: values, None, fields, api_visibility="private")
+                button.click(None, None, fields, js=f"() => {json.dumps(values)}")
