@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the invisible watermark survives, how visible it is, and how often it is found where it is not.
 
-    python benchmarks/watermark.py [clip.mp4 ...]
+    python benchmarks/watermark.py [clip.mp4 ...] [--seed 0] [--keys 4000]
 
 Clips are those of the tiny world (true ones: flat colours, a faint texture), in the size of the tiny cascade's videos
 and in that of the published one's; and the first 29 frames of the files given, brought to both sizes. Prints a table
@@ -32,8 +32,8 @@ def resize(clip: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.stack([np.asarray(image) for image in images])
 
 
-def world_clips(size: tuple[int, int], count: int) -> list[np.ndarray]:
-    rng = np.random.default_rng(0)
+def world_clips(size: tuple[int, int], count: int, seed: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
     scenes = [world.sample_scene(world.sample_attributes(rng), rng) for _ in range(count)]
     frames = world.render(scenes, range(world.NUM_FRAMES), scale=8).permute(0, 1, 3, 4, 2).numpy()
     width = size[1]
@@ -82,12 +82,14 @@ def main() -> None:
     parser.add_argument(
         "--count", type=int, default=20, help="clips of the tiny world at 128x192; half as many larger"
     )
+    parser.add_argument("--seed", type=int, default=0, help="of the tiny world's clips")
     parser.add_argument("--keys", type=int, default=4000, help="tried on clips without a mark")
     arguments = parser.parse_args()
     real = [read_video(path)[:29] for path in arguments.clips]
     groups = {}
     for name, size in SIZES.items():
-        groups[f"world {name}"] = world_clips(size, arguments.count if name == "128x192" else arguments.count // 2)
+        count = arguments.count if name == "128x192" else arguments.count // 2
+        groups[f"world {name}"] = world_clips(size, count, arguments.seed)
         if real:
             groups[f"real {name}"] = [resize(clip, *size) for clip in real]
     marked = {name: [embed_watermark(clip) for clip in clips] for name, clips in groups.items()}
