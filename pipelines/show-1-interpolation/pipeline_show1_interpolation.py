@@ -566,13 +566,30 @@ def fresh_scheduler(scheduler: Any, final_sigmas_type: str | None = None) -> Any
 
 
 def set_timesteps(
-    scheduler: Any, num_inference_steps: int | None, timesteps: list[int] | None, device: torch.device | str
+    scheduler: Any,
+    num_inference_steps: int | None,
+    timesteps: list[int] | None,
+    sigmas: list[float] | None,
+    device: torch.device | str,
 ) -> Tensor:
-    if timesteps is None:
-        scheduler.set_timesteps(num_inference_steps, device=device)
-    else:
+    if sigmas is not None:
+        scheduler.set_timesteps(sigmas=sigmas, device=device)
+        # Two levels above the highest of the training share its timestep, by which a scheduler would start too late.
+        scheduler.set_begin_index(0)
+    elif timesteps is not None:
         scheduler.set_timesteps(timesteps=timesteps, device=device)
+    else:
+        scheduler.set_timesteps(num_inference_steps, device=device)
     return scheduler.timesteps
+
+
+def count_steps(
+    scheduler: Any, num_inference_steps: int, timesteps: list[int] | None, sigmas: list[float] | None
+) -> int:
+    """The steps of a whole schedule. How many steps `sigmas` are is the scheduler's to say."""
+    if sigmas is not None:
+        return len(set_timesteps(fresh_scheduler(scheduler), None, None, sigmas, "cpu"))
+    return num_inference_steps if timesteps is None else len(timesteps)
 
 
 # --- guidance ----------------------------------------------------------------------------------------------------
@@ -772,6 +789,7 @@ class DenoisingMixin(NetworkTypesMixin):
         self,
         num_inference_steps: int | None,
         timesteps: list[int] | None,
+        sigmas: list[float] | None,
         guidance_scale: float,
         guidance_interval: Sequence[float],
         num_videos_per_prompt: int,
@@ -784,14 +802,29 @@ class DenoisingMixin(NetworkTypesMixin):
             ValueError: naming the argument, its value and what is allowed.
         """
         train_steps = self.scheduler.config.num_train_timesteps
-        if timesteps is None:
+        if timesteps is not None and sigmas is not None:
+            raise ValueError(f"Only one of `timesteps` or `sigmas` can be passed, got {timesteps!r} and {sigmas!r}.")
+        for name, schedule in (("timesteps", timesteps), ("sigmas", sigmas)):
+            if schedule is not None and name not in inspect.signature(self.scheduler.set_timesteps).parameters:
+                raise ValueError(
+                    f"`{name}` must be None with {type(self.scheduler).__name__}, which can't take them, "
+                    f"got {schedule!r}."
+                )
+        if sigmas is not None:
+            if not isinstance(sigmas, (list, tuple)) or len(sigmas) < 2:
+                raise ValueError(
+                    f"`sigmas` must be a list of at least 2 noise levels, where a step begins and where it ends, "
+                    f"got {sigmas!r}."
+                )
+            for sigma in sigmas:
+                check_number(sigma, "sigmas", low=0)
+            if list(sigmas) != sorted(set(sigmas), reverse=True):
+                raise ValueError(f"`sigmas` must fall from each to the next, got {list(sigmas)}.")
+            # a scheduler may take them in some of its modes only, and says so
+            set_timesteps(fresh_scheduler(self.scheduler), None, None, sigmas, "cpu")
+        elif timesteps is None:
             check_count(num_inference_steps, "num_inference_steps", high=train_steps)
         else:
-            if "timesteps" not in inspect.signature(self.scheduler.set_timesteps).parameters:
-                raise ValueError(
-                    f"`timesteps` must be None with {type(self.scheduler).__name__}, which can't take them, "
-                    f"got {timesteps!r}."
-                )
             if not isinstance(timesteps, (list, tuple)) or not timesteps:
                 raise ValueError(f"`timesteps` must be a list of integers, got {timesteps!r}.")
             for t in timesteps:
@@ -1029,9 +1062,7 @@ def check_lora_scale(cross_attention_kwargs: Any, name: str = "cross_attention_k
     given = cross_attention_kwargs
     if not isinstance(given, dict) or set(given) - {"scale"}:
         raise ValueError(f"`{name}` must be None or {{'scale': number}}, got {given!r}.")
-    scale = given.get("scale", 1.0)
-    if not isinstance(scale, numbers.Real) or isinstance(scale, bool) or not abs(scale) <= sys.float_info.max:
-        raise ValueError(f"`{name}['scale']` must be a finite number, got {scale!r}.")
+    _check_weight(given.get("scale", 1.0), f"{name}['scale']")
 
 
 class LoadableNetworks:
@@ -1048,9 +1079,9 @@ class LoadableNetworks:
 class LoraMixin(LoraBaseMixin):
     """diffusers' adapter methods over every network in `_lora_networks`.
 
-    `set_adapters`, `enable_lora`, `disable_lora`, `delete_adapters`, `unload_lora_weights`, `get_list_adapters` and
-    `set_lora_device` are inherited. Fusing puts an adapter's change into the weights themselves: it saves time, and
-    `unfuse_lora` takes it out again up to rounding. `unload_lora_weights` gives back the very network.
+    `enable_lora`, `disable_lora`, `delete_adapters`, `unload_lora_weights`, `get_list_adapters` and `set_lora_device`
+    are inherited. Fusing puts an adapter's change into the weights themselves: it saves time, and `unfuse_lora` takes
+    it out again up to rounding. `unload_lora_weights` gives back the very network.
     """
 
     stage_name: str  # of a stage: what cascades call it
@@ -1204,8 +1235,9 @@ class LoraMixin(LoraBaseMixin):
             if component not in self._lora_loadable_modules:
                 kind = type(getattr(self, component)).__name__
                 raise ValueError(
-                    f"`{component}` must be a Show1UNet3DConditionModel to take adapters, got a {kind}: "
-                    f"Show1UNet3DConditionModel.from_pretrained reads its weights too."
+                    f"`{component}` must be a Show1UNet3DConditionModel to take adapters, got a {kind}, which takes "
+                    f"none. Ours reads the same weights: set `pipe.{component}` to, or pass to `from_pretrained` as "
+                    f"`{component}`, Show1UNet3DConditionModel.from_pretrained(stage's repository, subfolder='unet')."
                 )
             parts[component] = convert_unet_state_dict_to_peft(part)
             _check_layers(getattr(self, component), component, parts[component])
@@ -1246,6 +1278,33 @@ class LoraMixin(LoraBaseMixin):
 
                 for component in parts:
                     _maybe_remove_and_reapply_group_offloading(getattr(self, component))
+
+    def set_adapters(self, adapter_names: str | list[str], adapter_weights: Any = None) -> None:
+        """Chooses the adapters that a call runs with, and how much of each.
+
+        Args:
+            adapter_names: one or several.
+            adapter_weights: one for all of them, or a list of one an adapter. Each is a number (`None`: 1), or a dict
+                of them by network, whose values may be dicts again, by block: `{"unet": {"down": 0.5, "mid": 2, "up":
+                {"block_1": [0, 1, 1]}}}`. A list has one weight for each layer of a block (an attention with its
+                ResNet block and its temporal layers). What is not named has weight 1.
+
+        Raises:
+            ValueError: an adapter that is not loaded, not as many weights as adapters, a block or layer that the
+                network does not have, or no finite number, named.
+        """
+        several = isinstance(adapter_weights, list)
+        expanded = []
+        for weights in adapter_weights if several else [adapter_weights]:
+            if isinstance(weights, dict):  # the names of other components are left to diffusers, which warns of them
+                weights = {
+                    component: _by_layer(getattr(self, component), weight, f"adapter_weights['{component}']")
+                    if component in self._lora_loadable_modules and isinstance(weight, dict)
+                    else weight
+                    for component, weight in weights.items()
+                }
+            expanded.append(weights)
+        super().set_adapters(adapter_names, expanded if several else expanded[0])
 
     def fuse_lora(
         self,
@@ -1289,6 +1348,48 @@ class StageLoraMixin(LoraMixin):
     """Adapters of a stage: its one network is `unet`. The text encoders stay as they are."""
 
     _lora_networks = ["unet"]
+
+
+def _by_layer(network: nn.Module, weights: dict[str, Any], name: str) -> dict[str, float]:
+    """Weights by block, as weights by parts of layers' names, of which diffusers takes the first that a name has.
+
+    diffusers itself does this for image networks, and knows no other attentions in a block than `attentions`.
+    """
+    found: dict[str, float] = {}
+    _check_keys(weights, ["down", "mid", "up"], name)
+    for part, of_part in weights.items():
+        blocks = [network.mid_block] if part == "mid" else getattr(network, f"{part}_blocks")
+        keys = [f"block_{i}" for i in range(len(blocks))]
+        by_block = of_part if isinstance(of_part, dict) and part != "mid" else dict.fromkeys(keys, of_part)
+        _check_keys(by_block, keys, f"{name}['{part}']")
+        for key, of_block in by_block.items():
+            index = keys.index(key)
+            prefix = "mid_block." if part == "mid" else f"{part}_blocks.{index}."
+            count = 1 if part == "mid" else len(blocks[index].resnets)
+            values = of_block if isinstance(of_block, list) else [of_block]
+            if len(values) not in (1, count):
+                raise ValueError(
+                    f"`{name}['{part}']` must have {count} weights for {key}, one a layer, got {of_block}."
+                )
+            for value in values:
+                _check_weight(value, f"{name}['{part}']")
+            if len(values) == 1:
+                found[prefix] = values[0]
+                continue
+            for layer, value in enumerate(values):
+                for kind in ("resnets", "temp_convs", "attentions", "temp_attentions"):
+                    found[f"{prefix}{kind}.{layer}."] = value
+    return {**found, "": 1.0}  # what every name has: all other layers
+
+
+def _check_keys(given: dict[str, Any], allowed: list[str], name: str) -> None:
+    if unknown := [key for key in given if key not in allowed]:
+        raise ValueError(f"`{name}` must have keys among {allowed}, got {unknown}.")
+
+
+def _check_weight(value: Any, name: str) -> None:
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
+        raise ValueError(f"`{name}` must be a finite number, got {value!r}.")
 
 
 def _check_layers(network: nn.Module, component: str, layers: dict[str, torch.Tensor]) -> None:
@@ -1458,6 +1559,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Sa
         prompt: str | list[str] | None = None,
         num_inference_steps: int = 75,
         timesteps: list[int] | None = None,
+        sigmas: list[float] | None = None,
         guidance_scale: float = 4.0,
         guidance_interval: Sequence[float] = (0.0, 1.0),
         split_guidance: bool = False,
@@ -1489,6 +1591,8 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Sa
             prompt: one prompt or a list; not with `prompt_embeds`.
             num_inference_steps: at least 1, at most the scheduler's training timesteps.
             timesteps: falling diffusion timesteps, to be used in place of `num_inference_steps`.
+            sigmas: falling noise levels (sigma, 0 for none), likewise, for schedulers that take them, as
+                `EulerDiscreteScheduler` does: one more than steps, the last is where the result is.
             guidance_scale: at least 0; guidance is off up to 1.
             guidance_interval: (start, stop), fractions of the steps: the first int(start·steps) and those from
                 int(stop·steps) on are not guided and cost half as much. 0 is the noisiest end, 1 the cleanest. A
@@ -1543,6 +1647,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Sa
             negative_prompt_embeds,
             num_inference_steps,
             timesteps,
+            sigmas,
             guidance_scale,
             guidance_interval,
             num_videos_per_prompt,
@@ -1588,13 +1693,13 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Sa
         videos = [row // windows for row in range(rows)]  # whose text a row gets
 
         # 4. Denoise, some windows at a time
-        count = num_inference_steps if timesteps is None else len(timesteps)
+        count = count_steps(self.scheduler, num_inference_steps, timesteps, sigmas)
         done = [window.to(noise) for window in finished_windows]
         remaining = parts[len(done) :]
         with self.progress_bar(total=count * len(remaining)) as progress:
             for part in remaining:
                 scheduler = fresh_scheduler(self.scheduler, final_sigmas_type)
-                steps = set_timesteps(scheduler, num_inference_steps, timesteps, device)
+                steps = set_timesteps(scheduler, num_inference_steps, timesteps, sigmas, device)
                 done.append(
                     self.denoise(
                         noise[part] * scheduler.init_noise_sigma,
@@ -1630,6 +1735,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Sa
         negative_prompt_embeds: Tensor | None,
         num_inference_steps: int | None,
         timesteps: list[int] | None,
+        sigmas: list[float] | None,
         guidance_scale: float,
         guidance_interval: Sequence[float],
         num_videos_per_prompt: int,
@@ -1646,6 +1752,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Sa
         self.check_sampling(
             num_inference_steps,
             timesteps,
+            sigmas,
             guidance_scale,
             guidance_interval,
             num_videos_per_prompt,

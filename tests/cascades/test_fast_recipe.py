@@ -65,6 +65,8 @@ def test_counted_windows_of_refinement():
     options = {name: dict(values) for name, values in RECIPES["default"].stages.items()}
     options["refine"] |= {"window_size": 16, "timesteps": [900, 500, 100], "strength": 1.0}
     assert network_calls(options)["refine"] == 3 * 3 * 2
+    options["refine"] |= {"timesteps": None, "sigmas": [10.0, 3.0, 1.0, 0.3, 0.0]}
+    assert network_calls(options)["refine"] == 3 * 4 * 2
 
 
 # --- guidance in a part of the steps ------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from diffusers_show1 import (
     Show1KeyframePipeline,
     Show1RefinementPipeline,
     Show1SuperResolutionPipeline,
+    Show1UNet3DConditionModel,
 )
 
 from ..golden import cases
@@ -105,6 +106,11 @@ def pipeline(name: str, **changes: Any) -> Any:
             part.eval()
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def own_refinement_network() -> Show1UNet3DConditionModel:
+    """Refinement's network in the class that takes adapters: its folder, as published, names diffusers' own."""
+    return Show1UNet3DConditionModel.from_pretrained(cases.MODELS / FOLDERS["refine"], subfolder="unet")
 
 
 class Calls:

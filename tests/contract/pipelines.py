@@ -474,6 +474,26 @@ class GuidanceTesterMixin:
         assert torch.equal(off, half)
 
 
+class SigmasTesterMixin:
+    """The `sigmas` argument, which diffusers' `retrieve_timesteps` takes beside `timesteps`."""
+
+    def test_sigmas(self, pipe):
+        """A scheduler's own noise levels are its own steps; others are others."""
+        scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+        pipe.scheduler, before = scheduler, pipe.scheduler
+        scheduler.set_timesteps(self.get_dummy_inputs()["num_inference_steps"])
+        sigmas = scheduler.sigmas.tolist()
+        try:
+            expected, steps = pipe(**self.get_dummy_inputs()).frames, pipe.num_timesteps
+            inputs = {**self.get_dummy_inputs(), "num_inference_steps": None}
+            assert max_difference(pipe(**inputs, sigmas=sigmas).frames, expected) < 1e-3
+            assert pipe.num_timesteps == steps
+            inputs["generator"] = seeded()
+            assert max_difference(pipe(**inputs, sigmas=[sigma / 3 for sigma in sigmas]).frames, expected) > 1e-2
+        finally:
+            pipe.scheduler = before
+
+
 class LatentsTesterMixin:
     """The `latents` argument."""
 

@@ -7,6 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from diffusers import EulerDiscreteScheduler, UniPCMultistepScheduler
 from torch import nn
 
 from .components import SMALL_RUN, clip, pipeline, seeded
@@ -74,6 +75,9 @@ ROWS = [
     (STAGES, {"timesteps": [1, 900]}, ValueError, ["`timesteps`", "[1, 900]"]),
     (STAGES, {"timesteps": [900, 900]}, ValueError, ["`timesteps`", "[900, 900]"]),
     ("refine", {"timesteps": [900, 500, 100]}, ValueError, ["`timesteps`", "DDIMScheduler"]),
+    (STAGES, {"sigmas": [14.0, 1.0, 0.0]}, ValueError, ["`sigmas`", "Scheduler", "[14.0, 1.0, 0.0]"]),
+    (STAGES, {"timesteps": [900], "sigmas": [1.0, 0.0]}, ValueError, ["Only one of `timesteps` or `sigmas`", "[900]"]),
+    ("cascade", stage_option("refine", sigmas=[1.0, 0.0]), ValueError, ["'refine'", "`sigmas`", "DDIM"]),
     (STAGES, {"guidance_scale": math.nan}, ValueError, ["`guidance_scale`", "nan"]),
     (STAGES, {"guidance_scale": math.inf}, ValueError, ["`guidance_scale`", "inf"]),
     (STAGES, {"guidance_scale": -1}, ValueError, ["`guidance_scale`", "-1"]),
@@ -213,6 +217,45 @@ def test_refused(pipelines, watched, where, changes, error, words):
         pipelines[where](**{**GOOD[where], **changes})
     message = str(caught.value)
     assert [word for word in words if word not in message] == [], message
+    assert ran == []
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "words"),
+    [
+        (5.0, "5.0"),
+        ([], "at least 2"),
+        ([1.0], "at least 2"),
+        ([1.0, math.nan], "nan"),
+        ([math.inf, 0.0], "inf"),
+        ([1.0, -1.0], "-1.0"),
+        (["1", 0.0], "'1'"),
+        ([0.0, 1.0], "must fall"),
+        ([1.0, 1.0, 0.0], "must fall"),
+    ],
+)
+@pytest.mark.parametrize("where", STAGES)
+def test_refused_sigmas(where, sigmas, words, pipelines, watched):
+    """By a scheduler that takes them."""
+    pipe, ran = pipelines[where], watched[where]
+    ran.clear()
+    pipe.scheduler, before = EulerDiscreteScheduler.from_config(pipe.scheduler.config), pipe.scheduler
+    try:
+        with pytest.raises(ValueError, match="`sigmas`") as caught:
+            pipe(**GOOD[where], sigmas=sigmas)
+    finally:
+        pipe.scheduler = before
+    assert words in str(caught.value), str(caught.value)
+    assert ran == []
+
+
+def test_refused_sigmas_of_a_scheduler_in_another_mode():
+    """UniPC takes them for flow matching only."""
+    pipe = pipeline("base")
+    pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)
+    ran = watch(pipe)
+    with pytest.raises(ValueError, match="`sigmas` is only supported"):
+        pipe(**GOOD["base"], sigmas=[1.0, 0.0])
     assert ran == []
 
 

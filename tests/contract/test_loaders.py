@@ -6,14 +6,15 @@ import torch
 from diffusers import AutoencoderKL
 from diffusers.quantizers import PipelineQuantizationConfig
 
-from diffusers_show1 import Show1KeyframePipeline, Show1UNet3DConditionModel
+from diffusers_show1 import Show1KeyframePipeline, Show1RefinementPipeline, Show1UNet3DConditionModel
 from diffusers_show1.text import tokenize
 
-from ..golden.cases import max_difference
-from .components import pipeline, seeded
+from ..golden.cases import MODELS, max_difference
+from .components import FOLDERS, own_refinement_network, pipeline, seeded
 from .test_models import LatentUNetTesterConfig, PixelUNetTesterConfig
 from .test_pipelines import (
     Show1CascadePipelineTesterConfig,
+    Show1InterpolationPipelineTesterConfig,
     Show1KeyframePipelineTesterConfig,
     Show1RefinementPipelineTesterConfig,
 )
@@ -30,7 +31,7 @@ class LoraTesterMixin:
         from peft import LoraConfig
 
         for i, name in enumerate(names):
-            for component in pipe._lora_loadable_modules:  # the cascade's refinement here is diffusers' own network
+            for component in self.networks:
                 torch.manual_seed(i)
                 config = LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
                 getattr(pipe, component).add_adapter(config, adapter_name=name)
@@ -41,7 +42,7 @@ class LoraTesterMixin:
 
     def test_loadable_modules_of_the_class(self):
         """diffusers' tests, and `fuse_lora(components=...)`, ask the class."""
-        assert self.networks == self.pipeline_class._lora_networks
+        assert self.networks == self.pipeline_class._lora_networks == self.get_pipeline()._lora_loadable_modules
 
     def test_simple_inference_with_text_denoiser_lora_and_scale(self, base_pipe_output):
         pipe = self.add_adapters(self.get_pipeline(), "a")
@@ -65,6 +66,41 @@ class LoraTesterMixin:
         assert max_difference(self.run(pipe), scaled) < 1e-4
         pipe.disable_lora()
         assert max_difference(self.run(pipe), base_pipe_output) < 1e-4
+
+    def test_simple_inference_with_text_denoiser_lora_save_load(self, tmp_path, base_pipe_output):
+        """Saved under the pipeline's names, unloaded and loaded again."""
+        from peft.utils import get_peft_model_state_dict
+
+        pipe = self.add_adapters(self.get_pipeline(), "a")
+        adapted = self.run(pipe)
+        layers = {
+            f"{name}_lora_layers": get_peft_model_state_dict(getattr(pipe, name), adapter_name="a")
+            for name in self.networks
+        }
+        self.pipeline_class.save_lora_weights(tmp_path, **layers)
+        pipe.unload_lora_weights()
+        assert torch.equal(self.run(pipe), base_pipe_output)
+        pipe.load_lora_weights(tmp_path)
+        assert pipe.get_list_adapters() == {name: ["default_0"] for name in self.networks}
+        assert max_difference(self.run(pipe), adapted) < 1e-5
+
+    def test_simple_inference_with_text_denoiser_block_scale_for_all_dict_options(self):
+        """A weight for a part, for a block, for a layer of a block, and 1 for all that has none."""
+        pipe = self.add_adapters(self.get_pipeline(), "a")
+        for name in self.networks:
+            unet = getattr(pipe, name)
+            up = {f"block_{i}": [10.0 * i + k for k in range(len(b.resnets))] for i, b in enumerate(unet.up_blocks)}
+            pipe.set_adapters("a", {name: {"mid": [3.0], "down": {"block_0": 2.0}, "up": {**up, "block_0": 7.0}}})
+            layers = [(key.split("."), layer) for key, layer in unet.named_modules() if hasattr(layer, "scaling")]
+            for (part, block, _kind, layer, *_), module in layers:
+                expected = {"mid_block": 3.0, "down_blocks": 2.0 if block == "0" else 1.0}.get(part, 1.0)
+                if part == "up_blocks":
+                    expected = 7.0 if block == "0" else 10.0 * int(block) + int(layer)
+                assert module.scaling == {"a": expected}
+            assert {keys[0] for keys, _ in layers} >= {"down_blocks", "mid_block", "up_blocks"}
+            pipe.set_adapters("a", {name: {"down": 5.0}})
+            assert {module.scaling["a"] for keys, module in layers if keys[0] == "down_blocks"} == {5.0}
+            assert {module.scaling["a"] for keys, module in layers if keys[0] != "down_blocks"} == {1.0}
 
     def test_logs_info_when_no_lora_keys_found(self, diffusers_log):
         """Keys that name no layer are warned of, and nothing is loaded."""
@@ -94,8 +130,55 @@ class TestShow1KeyframeLora(Show1KeyframePipelineTesterConfig, LoraTesterMixin):
         pipe.delete_adapters(["a", "b"])
         assert max_difference(self.run(pipe), base_pipe_output) < 1e-4
 
+    @pytest.mark.parametrize(
+        ("weights", "words"),
+        [
+            ({"middle": 1.0}, r"`adapter_weights\['unet'\]` must have keys among .*'middle'"),
+            ({"down": {"block_9": 1.0}}, r"\['down'\]` must have keys among .*'block_9'"),
+            ({"up": [1.0] * 9}, r"\['up'\]` must have \d weights for block_0"),
+            ({"down": 2.0, "mid": "much"}, r"\['mid'\]` must be a finite number, got 'much'"),
+            ({"down": float("nan")}, r"\['down'\]` must be a finite number, got nan"),
+        ],
+    )
+    def test_wrong_weights_of_blocks(self, weights, words):
+        """Told before anything is changed."""
+        pipe = self.add_adapters(self.get_pipeline(), "a")
+        with pytest.raises(ValueError, match=words):
+            pipe.set_adapters("a", {"unet": weights})
+        assert {m.scaling["a"] for m in pipe.unet.modules() if hasattr(m, "scaling")} == {1.0}
+
+
+class TestShow1InterpolationLora(Show1InterpolationPipelineTesterConfig, LoraTesterMixin):
+    pass
+
+
+class TestShow1RefinementLora(Show1RefinementPipelineTesterConfig, LoraTesterMixin):
+    def get_dummy_components(self):
+        return {**super().get_dummy_components(), "unet": own_refinement_network()}
+
+    def test_published_repository(self, tmp_path, base_pipe_output):
+        """Its index names diffusers' network, which takes no adapters. The error says what to do, and that is it."""
+        from peft.utils import get_peft_model_state_dict
+
+        adapted = self.add_adapters(self.get_pipeline(), "a")
+        adapted.save_lora_weights(tmp_path, unet_lora_layers=get_peft_model_state_dict(adapted.unet, adapter_name="a"))
+        folder = MODELS / FOLDERS["refine"]
+        published = Show1RefinementPipeline.from_pretrained(folder, dtype=torch.float32)
+        with pytest.raises(ValueError, match=r"Show1UNet3DConditionModel.from_pretrained\(.*, subfolder='unet'\)"):
+            published.load_lora_weights(tmp_path)
+        unet = Show1UNet3DConditionModel.from_pretrained(folder, subfolder="unet")
+        pipe = Show1RefinementPipeline.from_pretrained(folder, unet=unet, dtype=torch.float32)
+        for each in (published, pipe):
+            each.set_progress_bar_config(disable=True)
+        assert max_difference(self.run(published), self.run(pipe)) < 1e-4
+        pipe.load_lora_weights(tmp_path)
+        assert max_difference(self.run(pipe), self.run(adapted)) < 1e-5
+
 
 class TestShow1CascadeLora(Show1CascadePipelineTesterConfig, LoraTesterMixin):
+    def get_dummy_components(self):
+        return {**super().get_dummy_components(), "refine_unet": own_refinement_network()}
+
     def test_a_stages_own_scale(self):
         """The scale of `stage_options` goes before the call's."""
         pipe = self.add_adapters(self.get_pipeline(), "a")
@@ -198,11 +281,71 @@ def test_single_file_of_diffusers_own_classes(tmp_path):
     assert isinstance(AutoencoderKL.from_single_file(file, config=str(tmp_path)), AutoencoderKL)
 
 
+class TorchAoTesterMixin:
+    """Linear layers in 8 bits, by torchao, whose numbers a CPU computes with too."""
+
+    @pytest.fixture
+    def quantized(self, tmp_path):
+        """A network with its middle block as it was."""
+        from diffusers import TorchAoConfig
+        from torchao.quantization import Int8WeightOnlyConfig
+
+        self.get_model().save_pretrained(tmp_path)
+        config = TorchAoConfig(Int8WeightOnlyConfig(version=2), modules_to_not_convert=["mid_block"])
+        return self.model_class.from_pretrained(tmp_path, quantization_config=config, dtype=torch.bfloat16)
+
+    @staticmethod
+    def in_8_bits(model):
+        return {n for n, m in model.named_modules() if type(getattr(m, "weight", None)).__name__ == "Int8Tensor"}
+
+    @torch.no_grad()
+    def run(self, model):
+        inputs = self.get_dummy_inputs().items()
+        return model(**{k: v.to(model.dtype) if v.is_floating_point() else v for k, v in inputs}).sample.float()
+
+    def test_torchao_quantization_inference(self, quantized):
+        """All linear layers outside of the middle block. Most of the error is that of bfloat16."""
+        linear = {name for name, m in quantized.named_modules() if isinstance(m, torch.nn.Linear)}
+        assert self.in_8_bits(quantized) == {name for name in linear if not name.startswith("mid_block.")}
+        assert any(name.startswith("mid_block.") for name in linear)
+        expected = self.run(self.get_model())
+        assert (self.run(quantized) - expected).square().mean().sqrt() < 0.2 * expected.std()
+
+    def test_torchao_training(self, quantized):
+        """Adapters over the 8 bits change the result and are trained."""
+        from peft import LoraConfig
+
+        before = self.run(quantized)
+        quantized.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+        assert max_difference(self.run(quantized), before) > 1e-2
+        inputs = {k: v.bfloat16() if v.is_floating_point() else v for k, v in self.get_dummy_inputs().items()}
+        quantized(**inputs).sample.float().square().mean().backward()
+        adapters = {name: p for name, p in quantized.named_parameters() if ".lora_" in name}
+        assert adapters
+        assert [name for name, p in adapters.items() if p.grad is None or not p.grad.any()] == []
+        assert not any(p.requires_grad for name, p in quantized.named_parameters() if ".lora_" not in name)
+
+    def test_torchao_dequantize(self, quantized):
+        """Weights back in 16 bits, with the numbers that they had in 8."""
+        weights = {name: quantized.get_submodule(name).weight.dequantize() for name in self.in_8_bits(quantized)}
+        quantized.dequantize()
+        assert self.in_8_bits(quantized) == set()
+        assert all(torch.equal(quantized.get_submodule(name).weight, weight) for name, weight in weights.items())
+        assert torch.isfinite(self.run(quantized)).all()
+
+
+class TestPixelUNetTorchAo(PixelUNetTesterConfig, TorchAoTesterMixin):
+    pass
+
+
+class TestLatentUNetTorchAo(LatentUNetTesterConfig, TorchAoTesterMixin):
+    pass
+
+
 class TestTorchAo:
-    """Weights in 8 bits, by torchao: the one of diffusers' back ends that also computes on a CPU."""
+    """A pipeline in 8 bits: network and text encoder."""
 
     def test_quant_config_set_correctly_through_granular(self, tmp_path):
-        pytest.importorskip("torchao")
         from diffusers import TorchAoConfig
         from torchao.quantization import Int8WeightOnlyConfig
         from transformers import TorchAoConfig as TextTorchAoConfig

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from diffusers import EulerDiscreteScheduler
 
 from diffusers_show1 import (
     Show1CascadePipeline,
@@ -15,13 +16,14 @@ from diffusers_show1 import (
 )
 
 from ..golden.cases import max_difference
-from .components import SMALL_RUN, clip, components, pipeline, seeded
+from .components import SMALL_RUN, Calls, clip, components, pipeline, seeded
 from .pipelines import (
     BasePipelineTesterConfig,
     GuidanceTesterMixin,
     LatentsTesterMixin,
     PipelineTesterMixin,
     PromptTesterMixin,
+    SigmasTesterMixin,
 )
 
 
@@ -31,6 +33,7 @@ COMMON_PARAMS = frozenset(
         "prompt",
         "num_inference_steps",
         "timesteps",
+        "sigmas",
         "guidance_scale",
         "negative_prompt",
         "num_videos_per_prompt",
@@ -81,6 +84,7 @@ class TestShow1Keyframe(
     PromptTesterMixin,
     GuidanceTesterMixin,
     LatentsTesterMixin,
+    SigmasTesterMixin,
 ):
     def test_height_and_width_default_to_the_networks(self, pipe):
         """One number in the config is a width of frames of 5:8; two are height and width."""
@@ -89,6 +93,20 @@ class TestShow1Keyframe(
         assert pipe(**inputs).frames.shape[-2:] == (10, 16)
         pipe.unet.register_to_config(sample_size=(6, 4))
         assert pipe(**inputs).frames.shape[-2:] == (6, 4)
+
+    def test_sigmas_above_the_highest_of_training(self, pipe):
+        """They share a timestep, and a step is run for each."""
+        scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+        highest = scheduler.sigmas[0].item()
+        pipe.scheduler, before = scheduler, pipe.scheduler
+        try:
+            with Calls(pipe.unet) as calls:
+                frames = pipe(**{**self.get_dummy_inputs(), "sigmas": [3 * highest, 2 * highest, 1.0, 0.0]}).frames
+        finally:
+            pipe.scheduler = before
+        assert [round(float(call["timestep"])) for call in calls[:2]] == [999, 999]
+        assert len(calls) == 3
+        assert torch.isfinite(frames).all()
 
 
 class Show1InterpolationPipelineTesterConfig(BasePipelineTesterConfig):
@@ -118,6 +136,7 @@ class TestShow1Interpolation(
     PromptTesterMixin,
     GuidanceTesterMixin,
     LatentsTesterMixin,
+    SigmasTesterMixin,
 ):
     def test_from_pipe_of_another_stage(self):
         """A stage made from another shares its text encoder and takes networks of its own."""
@@ -168,7 +187,11 @@ class Show1SuperResolutionPipelineTesterConfig(BasePipelineTesterConfig):
 
 
 class TestShow1SuperResolution(
-    Show1SuperResolutionPipelineTesterConfig, PipelineTesterMixin, PromptTesterMixin, GuidanceTesterMixin
+    Show1SuperResolutionPipelineTesterConfig,
+    PipelineTesterMixin,
+    PromptTesterMixin,
+    GuidanceTesterMixin,
+    SigmasTesterMixin,
 ):
     def test_latents_input(self, pipe):
         """Given noise decides, and is checked."""
@@ -213,7 +236,11 @@ class Show1RefinementPipelineTesterConfig(BasePipelineTesterConfig):
 
 
 class TestShow1Refinement(
-    Show1RefinementPipelineTesterConfig, PipelineTesterMixin, PromptTesterMixin, GuidanceTesterMixin
+    Show1RefinementPipelineTesterConfig,
+    PipelineTesterMixin,
+    PromptTesterMixin,
+    GuidanceTesterMixin,
+    SigmasTesterMixin,
 ):
     def test_latents_input(self, pipe):
         """Given noise decides, and is checked."""
@@ -343,6 +370,18 @@ class TestShow1Cascade(Show1CascadePipelineTesterConfig, PipelineTesterMixin):
     def test_embeds_stand_for_the_prompt(self, pipe, base_pipe_output):
         inputs = {**self.get_dummy_inputs(), "prompt": None, **self.get_embeds(pipe)}
         assert max_difference(pipe(**inputs).frames, base_pipe_output) < 1e-4
+
+    def test_sigmas_of_a_stage(self):
+        """Noise levels are an option of a stage."""
+        pipe = self.get_pipeline()
+        pipe.refine_scheduler = EulerDiscreteScheduler.from_config(pipe.refine_scheduler.config)
+        pipe.refine_scheduler.set_timesteps(SMALL_RUN["refine"]["num_inference_steps"])
+        sigmas = pipe.refine_scheduler.sigmas.tolist()
+        expected = pipe(**self.get_dummy_inputs()).frames
+        given = pipe(**self.get_dummy_inputs(), stage_options={"refine": {"sigmas": sigmas}}).frames
+        assert max_difference(given, expected) < 1e-3
+        with pytest.raises(ValueError, match="stage 'refine': `sigmas` must fall"):
+            pipe(**self.get_dummy_inputs(), stage_options={"refine": {"sigmas": sigmas[::-1]}})
 
     def test_stage_defaults_are_saved(self, tmp_path):
         """The checkpoint's own options travel in `model_index.json`."""

@@ -83,7 +83,7 @@ def test_a_video_goes_to_refinement_and_the_rest_is_not_asked_for(cascade):
         **cascade.resolve_options()["refine"],
         input_type="pt",
         output_type="pt",
-        generator=cascade._stage_generators(cascade.stage_names, seeded(2), 1, False)["refine"],
+        generator=cascade.stage_generators(cascade.stage_names, seeded(2), 1, False)["refine"],
     ).frames
     assert torch.equal(made, expected)
 

@@ -498,21 +498,23 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionP
         if "refine" in names:
             self._check_clip(clip, prompts, options["refine"]["guidance_scale"])
         embeds = {"prompt_embeds": prompt_embeds, "negative_prompt_embeds": negative_prompt_embeds}
-        self._check_stages(names, options, batch, num_frames, embeds, callback_on_step_end_tensor_inputs)
+        self.check_stages(names, options, batch, num_frames, embeds, callback_on_step_end_tensor_inputs)
 
         # 2. Random numbers and text
-        generators = self._stage_generators(names, generator, batch, RECIPES[recipe].same_seed)
+        generators = self.stage_generators(names, generator, batch, RECIPES[recipe].same_seed)
         negative_stages = RECIPES[recipe].negative_prompt_stages
         try:
-            text = self._encode_t5(
+            prompt_embeds, negative_prompt_embeds = self.base.encode_prompt(  # once for the three pixel stages
                 prompt,
                 negative_prompt if "base" in negative_stages else None,
                 num_videos_per_prompt,
                 any(options[name]["guidance_scale"] > 1 for name in names if name != "refine")
                 or self.first_frame_unet is not None,
+                self._execution_device,
                 prompt_embeds,
                 negative_prompt_embeds,
             )
+            text = {"prompt_embeds": prompt_embeds, "negative_prompt_embeds": negative_prompt_embeds}
 
             # 3. The stages, in model space from one to the next
             outputs: dict[str, VideoPipelineOutput] = {}
@@ -559,32 +561,21 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionP
         for hook in getattr(self, "_all_hooks", []):
             hook.offload()
 
-    def _encode_t5(
-        self,
-        prompt: str | list[str] | None,
-        negative_prompt: str | list[str] | None,
-        num_videos_per_prompt: int,
-        guided: bool,
-        prompt_embeds: Tensor | None,
-        negative_prompt_embeds: Tensor | None,
-    ) -> dict[str, Any]:
-        """T5 runs once for the three pixel stages."""
-        prompt_embeds, negative_prompt_embeds = self.base.encode_prompt(
-            prompt,
-            negative_prompt,
-            num_videos_per_prompt,
-            guided,
-            self._execution_device,
-            prompt_embeds,
-            negative_prompt_embeds,
-        )
-        return {"prompt_embeds": prompt_embeds, "negative_prompt_embeds": negative_prompt_embeds}
-
     @staticmethod
-    def _stage_generators(
+    def stage_generators(
         names: tuple[str, ...], generator: Generators, batch: int, same_seed: bool
     ) -> dict[str, Generators]:
-        """For each stage the generators of its videos: all in the same state, or independent of each other."""
+        """For each stage the generators of its videos: all in the same state, or independent of each other.
+
+        Args:
+            names: the stages.
+            generator: one generator, `batch` of them, or None.
+            batch: how many videos.
+            same_seed: every stage gets the same random numbers, as in the official script; else its own.
+
+        Returns:
+            Stage -> a generator, a list of `batch` of them, or None.
+        """
         if generator is None:
             return dict.fromkeys(names)
         videos = per_video(generator, batch)
@@ -621,7 +612,7 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionP
         if count != prompts:
             raise ValueError(f"`refine_prompt_embeds` must hold {prompts} rows, one a prompt, got {count}.")
 
-    def _check_stages(
+    def check_stages(
         self,
         names: tuple[str, ...],
         options: StageOptions,
@@ -630,7 +621,19 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionP
         embeds: dict[str, Tensor | None],
         callback_tensor_inputs: list[str] | None,
     ) -> None:
-        """Runs every stage's own checks on what it will get, so that a bad option of the last one is told at once."""
+        """Runs every stage's own checks on what it will get, so that a bad option of the last one is told at once.
+
+        Args:
+            names: the stages to run, in their order.
+            options: stage -> its call's arguments, from `resolve_options`.
+            batch: how many videos.
+            num_frames: how many frames leave interpolation; None keeps all.
+            embeds: T5's `prompt_embeds` and `negative_prompt_embeds` of the call, or None each.
+            callback_tensor_inputs: what the step callback asks for, or None.
+
+        Raises:
+            ValueError, TypeError: what a stage's `check_inputs` raises, with the stage's name before it.
+        """
         frames: Tensor | None = None
         for name in names:
             stage = getattr(self, name)

@@ -147,6 +147,8 @@ def network_calls(options: StageOptions, first_frame: bool = False) -> dict[str,
     calls = {}
     for name, stage in options.items():
         steps = stage["num_inference_steps"] if stage.get("timesteps") is None else len(stage["timesteps"])
+        if stage.get("sigmas") is not None:
+            steps = len(stage["sigmas"]) - 1
         if name == "refine":
             steps = int(steps * stage["strength"])
         calls[name] = windows[name] * loop(stage, steps, stage["guidance_scale"])

@@ -157,9 +157,9 @@ class Show1InputStep(_Step):
         if whole and inputs.video is None:
             embeds: dict[str, Tensor | None] = {"prompt_embeds": None, "negative_prompt_embeds": None}
             tensors = inputs.callback_on_step_end_tensor_inputs
-            cascade._check_stages(STAGES, options, batch, inputs.num_frames, embeds, tensors)
+            cascade.check_stages(STAGES, options, batch, inputs.num_frames, embeds, tensors)
         same_seed = RECIPES[inputs.recipe].same_seed
-        return {"stage_generators": cascade._stage_generators(STAGES, inputs.generator, batch, same_seed)}
+        return {"stage_generators": cascade.stage_generators(STAGES, inputs.generator, batch, same_seed)}
 
 
 class Show1TextEncoderStep(_Step):
@@ -179,7 +179,10 @@ class Show1TextEncoderStep(_Step):
             if f"{name}_unet" in here
         )
         negative_prompt = inputs.negative_prompt if "base" in RECIPES[inputs.recipe].negative_prompt_stages else None
-        return cascade._encode_t5(inputs.prompt, negative_prompt, inputs.num_videos_per_prompt, guided, None, None)
+        embeds, negative = cascade.base.encode_prompt(
+            inputs.prompt, negative_prompt, inputs.num_videos_per_prompt, guided, cascade._execution_device
+        )
+        return {"prompt_embeds": embeds, "negative_prompt_embeds": negative}
 
 
 class Show1RefineTextEncoderStep(_Step):

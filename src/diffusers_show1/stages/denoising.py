@@ -124,13 +124,30 @@ def fresh_scheduler(scheduler: Any, final_sigmas_type: str | None = None) -> Any
 
 
 def set_timesteps(
-    scheduler: Any, num_inference_steps: int | None, timesteps: list[int] | None, device: torch.device | str
+    scheduler: Any,
+    num_inference_steps: int | None,
+    timesteps: list[int] | None,
+    sigmas: list[float] | None,
+    device: torch.device | str,
 ) -> Tensor:
-    if timesteps is None:
-        scheduler.set_timesteps(num_inference_steps, device=device)
-    else:
+    if sigmas is not None:
+        scheduler.set_timesteps(sigmas=sigmas, device=device)
+        # Two levels above the highest of the training share its timestep, by which a scheduler would start too late.
+        scheduler.set_begin_index(0)
+    elif timesteps is not None:
         scheduler.set_timesteps(timesteps=timesteps, device=device)
+    else:
+        scheduler.set_timesteps(num_inference_steps, device=device)
     return scheduler.timesteps
+
+
+def count_steps(
+    scheduler: Any, num_inference_steps: int, timesteps: list[int] | None, sigmas: list[float] | None
+) -> int:
+    """The steps of a whole schedule. How many steps `sigmas` are is the scheduler's to say."""
+    if sigmas is not None:
+        return len(set_timesteps(fresh_scheduler(scheduler), None, None, sigmas, "cpu"))
+    return num_inference_steps if timesteps is None else len(timesteps)
 
 
 # --- guidance ----------------------------------------------------------------------------------------------------
@@ -330,6 +347,7 @@ class DenoisingMixin(NetworkTypesMixin):
         self,
         num_inference_steps: int | None,
         timesteps: list[int] | None,
+        sigmas: list[float] | None,
         guidance_scale: float,
         guidance_interval: Sequence[float],
         num_videos_per_prompt: int,
@@ -342,14 +360,29 @@ class DenoisingMixin(NetworkTypesMixin):
             ValueError: naming the argument, its value and what is allowed.
         """
         train_steps = self.scheduler.config.num_train_timesteps
-        if timesteps is None:
+        if timesteps is not None and sigmas is not None:
+            raise ValueError(f"Only one of `timesteps` or `sigmas` can be passed, got {timesteps!r} and {sigmas!r}.")
+        for name, schedule in (("timesteps", timesteps), ("sigmas", sigmas)):
+            if schedule is not None and name not in inspect.signature(self.scheduler.set_timesteps).parameters:
+                raise ValueError(
+                    f"`{name}` must be None with {type(self.scheduler).__name__}, which can't take them, "
+                    f"got {schedule!r}."
+                )
+        if sigmas is not None:
+            if not isinstance(sigmas, (list, tuple)) or len(sigmas) < 2:
+                raise ValueError(
+                    f"`sigmas` must be a list of at least 2 noise levels, where a step begins and where it ends, "
+                    f"got {sigmas!r}."
+                )
+            for sigma in sigmas:
+                check_number(sigma, "sigmas", low=0)
+            if list(sigmas) != sorted(set(sigmas), reverse=True):
+                raise ValueError(f"`sigmas` must fall from each to the next, got {list(sigmas)}.")
+            # a scheduler may take them in some of its modes only, and says so
+            set_timesteps(fresh_scheduler(self.scheduler), None, None, sigmas, "cpu")
+        elif timesteps is None:
             check_count(num_inference_steps, "num_inference_steps", high=train_steps)
         else:
-            if "timesteps" not in inspect.signature(self.scheduler.set_timesteps).parameters:
-                raise ValueError(
-                    f"`timesteps` must be None with {type(self.scheduler).__name__}, which can't take them, "
-                    f"got {timesteps!r}."
-                )
             if not isinstance(timesteps, (list, tuple)) or not timesteps:
                 raise ValueError(f"`timesteps` must be a list of integers, got {timesteps!r}.")
             for t in timesteps:

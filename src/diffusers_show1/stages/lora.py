@@ -41,9 +41,7 @@ def check_lora_scale(cross_attention_kwargs: Any, name: str = "cross_attention_k
     given = cross_attention_kwargs
     if not isinstance(given, dict) or set(given) - {"scale"}:
         raise ValueError(f"`{name}` must be None or {{'scale': number}}, got {given!r}.")
-    scale = given.get("scale", 1.0)
-    if not isinstance(scale, numbers.Real) or isinstance(scale, bool) or not abs(scale) <= sys.float_info.max:
-        raise ValueError(f"`{name}['scale']` must be a finite number, got {scale!r}.")
+    _check_weight(given.get("scale", 1.0), f"{name}['scale']")
 
 
 class LoadableNetworks:
@@ -60,9 +58,9 @@ class LoadableNetworks:
 class LoraMixin(LoraBaseMixin):
     """diffusers' adapter methods over every network in `_lora_networks`.
 
-    `set_adapters`, `enable_lora`, `disable_lora`, `delete_adapters`, `unload_lora_weights`, `get_list_adapters` and
-    `set_lora_device` are inherited. Fusing puts an adapter's change into the weights themselves: it saves time, and
-    `unfuse_lora` takes it out again up to rounding. `unload_lora_weights` gives back the very network.
+    `enable_lora`, `disable_lora`, `delete_adapters`, `unload_lora_weights`, `get_list_adapters` and `set_lora_device`
+    are inherited. Fusing puts an adapter's change into the weights themselves: it saves time, and `unfuse_lora` takes
+    it out again up to rounding. `unload_lora_weights` gives back the very network.
     """
 
     stage_name: str  # of a stage: what cascades call it
@@ -216,8 +214,9 @@ class LoraMixin(LoraBaseMixin):
             if component not in self._lora_loadable_modules:
                 kind = type(getattr(self, component)).__name__
                 raise ValueError(
-                    f"`{component}` must be a Show1UNet3DConditionModel to take adapters, got a {kind}: "
-                    f"Show1UNet3DConditionModel.from_pretrained reads its weights too."
+                    f"`{component}` must be a Show1UNet3DConditionModel to take adapters, got a {kind}, which takes "
+                    f"none. Ours reads the same weights: set `pipe.{component}` to, or pass to `from_pretrained` as "
+                    f"`{component}`, Show1UNet3DConditionModel.from_pretrained(stage's repository, subfolder='unet')."
                 )
             parts[component] = convert_unet_state_dict_to_peft(part)
             _check_layers(getattr(self, component), component, parts[component])
@@ -258,6 +257,33 @@ class LoraMixin(LoraBaseMixin):
 
                 for component in parts:
                     _maybe_remove_and_reapply_group_offloading(getattr(self, component))
+
+    def set_adapters(self, adapter_names: str | list[str], adapter_weights: Any = None) -> None:
+        """Chooses the adapters that a call runs with, and how much of each.
+
+        Args:
+            adapter_names: one or several.
+            adapter_weights: one for all of them, or a list of one an adapter. Each is a number (`None`: 1), or a dict
+                of them by network, whose values may be dicts again, by block: `{"unet": {"down": 0.5, "mid": 2, "up":
+                {"block_1": [0, 1, 1]}}}`. A list has one weight for each layer of a block (an attention with its
+                ResNet block and its temporal layers). What is not named has weight 1.
+
+        Raises:
+            ValueError: an adapter that is not loaded, not as many weights as adapters, a block or layer that the
+                network does not have, or no finite number, named.
+        """
+        several = isinstance(adapter_weights, list)
+        expanded = []
+        for weights in adapter_weights if several else [adapter_weights]:
+            if isinstance(weights, dict):  # the names of other components are left to diffusers, which warns of them
+                weights = {
+                    component: _by_layer(getattr(self, component), weight, f"adapter_weights['{component}']")
+                    if component in self._lora_loadable_modules and isinstance(weight, dict)
+                    else weight
+                    for component, weight in weights.items()
+                }
+            expanded.append(weights)
+        super().set_adapters(adapter_names, expanded if several else expanded[0])
 
     def fuse_lora(
         self,
@@ -301,6 +327,48 @@ class StageLoraMixin(LoraMixin):
     """Adapters of a stage: its one network is `unet`. The text encoders stay as they are."""
 
     _lora_networks = ["unet"]
+
+
+def _by_layer(network: nn.Module, weights: dict[str, Any], name: str) -> dict[str, float]:
+    """Weights by block, as weights by parts of layers' names, of which diffusers takes the first that a name has.
+
+    diffusers itself does this for image networks, and knows no other attentions in a block than `attentions`.
+    """
+    found: dict[str, float] = {}
+    _check_keys(weights, ["down", "mid", "up"], name)
+    for part, of_part in weights.items():
+        blocks = [network.mid_block] if part == "mid" else getattr(network, f"{part}_blocks")
+        keys = [f"block_{i}" for i in range(len(blocks))]
+        by_block = of_part if isinstance(of_part, dict) and part != "mid" else dict.fromkeys(keys, of_part)
+        _check_keys(by_block, keys, f"{name}['{part}']")
+        for key, of_block in by_block.items():
+            index = keys.index(key)
+            prefix = "mid_block." if part == "mid" else f"{part}_blocks.{index}."
+            count = 1 if part == "mid" else len(blocks[index].resnets)
+            values = of_block if isinstance(of_block, list) else [of_block]
+            if len(values) not in (1, count):
+                raise ValueError(
+                    f"`{name}['{part}']` must have {count} weights for {key}, one a layer, got {of_block}."
+                )
+            for value in values:
+                _check_weight(value, f"{name}['{part}']")
+            if len(values) == 1:
+                found[prefix] = values[0]
+                continue
+            for layer, value in enumerate(values):
+                for kind in ("resnets", "temp_convs", "attentions", "temp_attentions"):
+                    found[f"{prefix}{kind}.{layer}."] = value
+    return {**found, "": 1.0}  # what every name has: all other layers
+
+
+def _check_keys(given: dict[str, Any], allowed: list[str], name: str) -> None:
+    if unknown := [key for key in given if key not in allowed]:
+        raise ValueError(f"`{name}` must have keys among {allowed}, got {unknown}.")
+
+
+def _check_weight(value: Any, name: str) -> None:
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
+        raise ValueError(f"`{name}` must be a finite number, got {value!r}.")
 
 
 def _check_layers(network: nn.Module, component: str, layers: dict[str, torch.Tensor]) -> None:

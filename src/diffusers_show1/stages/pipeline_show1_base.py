@@ -83,6 +83,7 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, SafetyM
         num_frames: int = 8,
         num_inference_steps: int = 75,
         timesteps: list[int] | None = None,
+        sigmas: list[float] | None = None,
         guidance_scale: float = 9.0,
         guidance_interval: Sequence[float] = (0.0, 1.0),
         split_guidance: bool = False,
@@ -113,6 +114,8 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, SafetyM
             num_frames: keyframes, at least 1; the published network was trained at 8.
             num_inference_steps: at least 1, at most the scheduler's training timesteps.
             timesteps: falling diffusion timesteps, to be used in place of `num_inference_steps`.
+            sigmas: falling noise levels (sigma, 0 for none), likewise, for schedulers that take them, as
+                `EulerDiscreteScheduler` does: one more than steps, the last is where the result is.
             guidance_scale: at least 0; guidance is off up to 1.
             guidance_interval: (start, stop), fractions of the steps: the first int(start·steps) and those from
                 int(stop·steps) on are not guided and cost half as much. 0 is the noisiest end, 1 the cleanest. A
@@ -160,6 +163,7 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, SafetyM
             num_frames,
             num_inference_steps,
             timesteps,
+            sigmas,
             guidance_scale,
             guidance_interval,
             num_videos_per_prompt,
@@ -189,7 +193,7 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, SafetyM
 
         # 3. Draw the noise
         scheduler = fresh_scheduler(self.scheduler, final_sigmas_type)
-        steps = set_timesteps(scheduler, num_inference_steps, timesteps, device)
+        steps = set_timesteps(scheduler, num_inference_steps, timesteps, sigmas, device)
         noise = draw(shape, generator, like=prompt_embeds) if latents is None else latents.to(prompt_embeds)
 
         # 4. Denoise (Eq. 5)
@@ -228,6 +232,7 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, SafetyM
         num_frames: int,
         num_inference_steps: int | None,
         timesteps: list[int] | None,
+        sigmas: list[float] | None,
         guidance_scale: float,
         guidance_interval: Sequence[float],
         num_videos_per_prompt: int,
@@ -241,6 +246,7 @@ class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, SafetyM
         self.check_sampling(
             num_inference_steps,
             timesteps,
+            sigmas,
             guidance_scale,
             guidance_interval,
             num_videos_per_prompt,

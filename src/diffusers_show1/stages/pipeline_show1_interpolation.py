@@ -28,6 +28,7 @@ from .denoising import (
     check_latents,
     check_size,
     check_windows,
+    count_steps,
     draw,
     fresh_scheduler,
     per_video,
@@ -87,6 +88,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Sa
         prompt: str | list[str] | None = None,
         num_inference_steps: int = 75,
         timesteps: list[int] | None = None,
+        sigmas: list[float] | None = None,
         guidance_scale: float = 4.0,
         guidance_interval: Sequence[float] = (0.0, 1.0),
         split_guidance: bool = False,
@@ -118,6 +120,8 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Sa
             prompt: one prompt or a list; not with `prompt_embeds`.
             num_inference_steps: at least 1, at most the scheduler's training timesteps.
             timesteps: falling diffusion timesteps, to be used in place of `num_inference_steps`.
+            sigmas: falling noise levels (sigma, 0 for none), likewise, for schedulers that take them, as
+                `EulerDiscreteScheduler` does: one more than steps, the last is where the result is.
             guidance_scale: at least 0; guidance is off up to 1.
             guidance_interval: (start, stop), fractions of the steps: the first int(start·steps) and those from
                 int(stop·steps) on are not guided and cost half as much. 0 is the noisiest end, 1 the cleanest. A
@@ -172,6 +176,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Sa
             negative_prompt_embeds,
             num_inference_steps,
             timesteps,
+            sigmas,
             guidance_scale,
             guidance_interval,
             num_videos_per_prompt,
@@ -217,13 +222,13 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Sa
         videos = [row // windows for row in range(rows)]  # whose text a row gets
 
         # 4. Denoise, some windows at a time
-        count = num_inference_steps if timesteps is None else len(timesteps)
+        count = count_steps(self.scheduler, num_inference_steps, timesteps, sigmas)
         done = [window.to(noise) for window in finished_windows]
         remaining = parts[len(done) :]
         with self.progress_bar(total=count * len(remaining)) as progress:
             for part in remaining:
                 scheduler = fresh_scheduler(self.scheduler, final_sigmas_type)
-                steps = set_timesteps(scheduler, num_inference_steps, timesteps, device)
+                steps = set_timesteps(scheduler, num_inference_steps, timesteps, sigmas, device)
                 done.append(
                     self.denoise(
                         noise[part] * scheduler.init_noise_sigma,
@@ -259,6 +264,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Sa
         negative_prompt_embeds: Tensor | None,
         num_inference_steps: int | None,
         timesteps: list[int] | None,
+        sigmas: list[float] | None,
         guidance_scale: float,
         guidance_interval: Sequence[float],
         num_videos_per_prompt: int,
@@ -275,6 +281,7 @@ class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, Sa
         self.check_sampling(
             num_inference_steps,
             timesteps,
+            sigmas,
             guidance_scale,
             guidance_interval,
             num_videos_per_prompt,

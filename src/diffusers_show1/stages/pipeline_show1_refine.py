@@ -34,6 +34,7 @@ from .denoising import (
     check_number,
     check_size,
     check_windows,
+    count_steps,
     draw_frames,
     fold,
     fresh_scheduler,
@@ -101,6 +102,7 @@ class Show1RefinementPipeline(
         strength: float = 0.8,
         num_inference_steps: int = 50,
         timesteps: list[int] | None = None,
+        sigmas: list[float] | None = None,
         guidance_scale: float = 15.0,
         guidance_interval: Sequence[float] = (0.0, 1.0),
         split_guidance: bool = False,
@@ -137,6 +139,9 @@ class Show1RefinementPipeline(
             num_inference_steps: at least 1, of which `strength` times as many are run.
             timesteps: falling diffusion timesteps, to be used in place of `num_inference_steps`; the last `strength`
                 part of them is run.
+            sigmas: falling noise levels (sigma, 0 for none), likewise, for schedulers that take them, as
+                `EulerDiscreteScheduler` does: one more than steps, the last is where the result is. As in diffusers'
+                image-to-image pipelines, the last `strength` part of the steps is run, from the level it begins at.
             guidance_scale: at least 0; guidance is off up to 1.
             guidance_interval: (start, stop), fractions of the steps: the first int(start·steps) and those from
                 int(stop·steps) on are not guided and cost half as much. 0 is the noisiest end, 1 the cleanest. A
@@ -191,6 +196,7 @@ class Show1RefinementPipeline(
             strength,
             num_inference_steps,
             timesteps,
+            sigmas,
             guidance_scale,
             guidance_interval,
             num_videos_per_prompt,
@@ -204,7 +210,7 @@ class Show1RefinementPipeline(
             callback_on_step_end_tensor_inputs,
         )
         video = match_batch(video, batch // num_videos_per_prompt, num_videos_per_prompt)
-        count = num_inference_steps if timesteps is None else len(timesteps)
+        count = count_steps(self.scheduler, num_inference_steps, timesteps, sigmas)
         skipped = count - int(count * strength)
         size = (video.shape[2], height // self.vae_scale_factor, width // self.vae_scale_factor)
         check_windows(finished_windows, [(batch, self.vae.config.latent_channels, *size)])
@@ -233,7 +239,8 @@ class Show1RefinementPipeline(
 
             # 4. Noise it part of the way (SDEdit)
             scheduler = fresh_scheduler(self.scheduler, final_sigmas_type)
-            steps = set_timesteps(scheduler, num_inference_steps, timesteps, device)[skipped * scheduler.order :]
+            steps = set_timesteps(scheduler, num_inference_steps, timesteps, sigmas, device)
+            steps = steps[skipped * scheduler.order :]
             if hasattr(scheduler, "set_begin_index"):
                 scheduler.set_begin_index(skipped * scheduler.order)
             noise = draw_frames(latents, generator) if noise is None else noise
@@ -274,8 +281,9 @@ class Show1RefinementPipeline(
         height: int | None,
         width: int | None,
         strength: float,
-        num_inference_steps: int | None,
+        num_inference_steps: int,
         timesteps: list[int] | None,
+        sigmas: list[float] | None,
         guidance_scale: float,
         guidance_interval: Sequence[float],
         num_videos_per_prompt: int,
@@ -293,6 +301,7 @@ class Show1RefinementPipeline(
         self.check_sampling(
             num_inference_steps,
             timesteps,
+            sigmas,
             guidance_scale,
             guidance_interval,
             num_videos_per_prompt,
@@ -302,7 +311,7 @@ class Show1RefinementPipeline(
         batch = prompts * num_videos_per_prompt
         match_batch(frames, prompts, num_videos_per_prompt)
         check_number(strength, "strength", low=0, high=1, above=True)
-        count = num_inference_steps if timesteps is None else len(timesteps)
+        count = count_steps(self.scheduler, num_inference_steps, timesteps, sigmas)
         if int(count * strength) == 0:
             raise ValueError(
                 f"`strength` must be at least {1 / count:.4g} to run one of {count} `num_inference_steps`, "

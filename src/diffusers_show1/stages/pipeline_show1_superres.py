@@ -30,6 +30,7 @@ from .denoising import (
     check_number,
     check_size,
     check_windows,
+    count_steps,
     draw,
     fold,
     fresh_scheduler,
@@ -112,6 +113,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         width: int | None = None,
         num_inference_steps: int = 125,
         timesteps: list[int] | None = None,
+        sigmas: list[float] | None = None,
         guidance_scale: float = 7.0,
         guidance_interval: Sequence[float] = (0.0, 1.0),
         split_guidance: bool = False,
@@ -151,6 +153,8 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
             width: likewise.
             num_inference_steps: of each window, at least 1, at most the scheduler's training timesteps.
             timesteps: falling diffusion timesteps, to be used in place of `num_inference_steps`.
+            sigmas: falling noise levels (sigma, 0 for none), likewise, for schedulers that take them, as
+                `EulerDiscreteScheduler` does: one more than steps, the last is where the result is.
             guidance_scale: at least 0; guidance is off up to 1.
             guidance_interval: (start, stop), fractions of the steps: the first int(start·steps) and those from
                 int(stop·steps) on are not guided and cost half as much. 0 is the noisiest end, 1 the cleanest. A
@@ -216,6 +220,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
             width,
             num_inference_steps,
             timesteps,
+            sigmas,
             guidance_scale,
             guidance_interval,
             noise_level,
@@ -282,7 +287,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
             )
 
         # 5. Denoise window by window, each led by the last frame of the one before
-        count = num_inference_steps if timesteps is None else len(timesteps)
+        count = count_steps(self.scheduler, num_inference_steps, timesteps, sigmas)
         video = torch.empty(batch, 3, num_frames, height, width, device=device, dtype=prompt_embeds.dtype)
         for (start, stop), window in zip(windows, finished_windows, strict=False):
             video[:, :, start:stop] = window
@@ -291,7 +296,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         with self.progress_bar(total=count * len(remaining)) as progress:
             for index, ((start, stop), window_generator) in remaining:
                 scheduler = fresh_scheduler(self.scheduler, final_sigmas_type)
-                steps = set_timesteps(scheduler, num_inference_steps, timesteps, device)
+                steps = set_timesteps(scheduler, num_inference_steps, timesteps, sigmas, device)
                 shape = (batch, 3, stop - start, height, width)
                 if latents is None:
                     noise = draw(shape, window_generator, like=prompt_embeds)
@@ -334,6 +339,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         width: int | None,
         num_inference_steps: int | None,
         timesteps: list[int] | None,
+        sigmas: list[float] | None,
         guidance_scale: float,
         guidance_interval: Sequence[float],
         noise_level: int,
@@ -355,6 +361,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         self.check_sampling(
             num_inference_steps,
             timesteps,
+            sigmas,
             guidance_scale,
             guidance_interval,
             num_videos_per_prompt,
@@ -452,7 +459,7 @@ class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, 
         if not hasattr(self, "_interrupt"):
             self.begin(guidance_scale)
         scheduler = fresh_scheduler(self.first_frame_scheduler, final_sigmas_type)
-        steps = set_timesteps(scheduler, num_inference_steps, None, device)
+        steps = set_timesteps(scheduler, num_inference_steps, None, None, device)
         noise = draw((batch, 3, 1, height, width), generator, like=prompt_embeds)
         upscaled = unfold(self.upsample(fold(frame.to(prompt_embeds)), height, width), batch)
         condition = self.prepare_condition(upscaled, None, noise_level, generator)
