@@ -141,6 +141,7 @@ def test_image_to_video(run):
     assert (where[:24, 1] - where[0, 1]).abs().max() < 1.5  # at the height where it was
 
 
+@pytest.mark.long
 def test_longer_video(run):
     assert "15 keyframes became 57 frames" in run("longer_video.py")
     video = frames_of("out.webp")
@@ -163,6 +164,7 @@ def launch(folder, processes):
         return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
+@pytest.mark.long
 def test_many_prompts_over_processes_killed_and_begun_again(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     killed = launch(two, 2)

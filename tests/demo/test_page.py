@@ -60,6 +60,7 @@ def until(condition):
         time.sleep(0.02)
 
 
+@pytest.mark.long
 def test_of_fifty_at_once_none_is_lost_and_none_is_mixed_up(served, tmp_path):
     engine, address = served
     client = gradio_client.Client(address, verbose=False, max_workers=CROWD, download_files=str(tmp_path))

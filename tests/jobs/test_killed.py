@@ -8,11 +8,13 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from .small import WINDOWS, finished, work
 
 
+@pytest.mark.long
 def test_killed_at_twenty_random_moments(processes, tmp_path):
     """In encoding text, denoising, writing a window, between files: of every window of every stage, twice and more."""
 

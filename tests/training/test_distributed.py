@@ -21,6 +21,7 @@ def results(folder: Path) -> tuple[list[dict], dict]:
     return lines, read_checkpoint(checkpoints(folder / "checkpoints")[-1][1])
 
 
+@pytest.mark.long
 def test_two_processes_with_half_of_the_batch_each(tmp_path):
     # Clips in one step, single frames in the next; the smallest steps of the optimiser, which would turn the rounding
     # of gradients that are zero but for it into a step of full size.

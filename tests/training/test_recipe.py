@@ -19,6 +19,7 @@ from diffusers_show1.training.tiny import (
 )
 
 
+@pytest.mark.long
 def test_every_part_trains_and_exports(tmp_path):
     main(["tiny", "--out", str(tmp_path / "out"), "--steps", "2", "--batch-size", "1"])
     folders = {path.name for path in (tmp_path / "out").iterdir()} - {"checkpoints"}

@@ -628,7 +628,7 @@ class Show1CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionP
             options: stage -> its call's arguments, from `resolve_options`.
             batch: how many videos.
             num_frames: how many frames leave interpolation; None keeps all.
-            embeds: T5's `prompt_embeds` and `negative_prompt_embeds` of the call, or None each.
+            embeds: the call's `prompt_embeds` and `negative_prompt_embeds`, (prompts, tokens, width) or None each.
             callback_tensor_inputs: what the step callback asks for, or None.
 
         Raises:
