@@ -34,7 +34,7 @@ from diffusers.models.transformers.transformer_temporal import TransformerTempor
 from torch import Tensor, nn
 
 from diffusers_show1 import Show1CascadePipeline, Show1UNet3DConditionModel
-from diffusers_show1.models import unet_show1 as ours
+from diffusers_show1.families.show1 import unet as ours
 
 
 PUBLISHED = Path(__file__).parents[1] / "tests" / "models" / "published"

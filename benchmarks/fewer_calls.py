@@ -24,10 +24,10 @@ from diffusers import DDIMScheduler, UniPCMultistepScheduler
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusers_show1 import TINY_PATH, DeepCacheConfig, Show1CascadePipeline
-from diffusers_show1.cascades.recipe import RECIPES, StageOptions, network_calls
+from diffusers_show1.clips.metrics import mse
 from diffusers_show1.evaluation import score_clips
 from diffusers_show1.evaluation.protocol import held_out_scenes
-from diffusers_show1.metrics import mse
+from diffusers_show1.families.show1.recipe import RECIPES, StageOptions, network_calls
 from diffusers_show1.tiny import world
 
 

@@ -38,8 +38,8 @@ from torch.utils._pytree import tree_map_only
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from diffusers_show1 import Show1CascadePipeline, Show1UNet3DConditionModel
-from diffusers_show1.cascades.pipeline_show1 import LOW_MEMORY
-from diffusers_show1.models import unet_show1
+from diffusers_show1.families.show1 import unet as unet_show1
+from diffusers_show1.families.show1.cascade import LOW_MEMORY
 
 
 MODES = ("model-offload", "low-memory", "none")

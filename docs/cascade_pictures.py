@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from diffusers_show1 import TINY_PATH, Show1CascadePipeline
+from diffusers_show1.clips.arrays import from_model_space
 from diffusers_show1.inspection import contact_sheet
-from diffusers_show1.video import chained_windows, from_model_space
+from diffusers_show1.sampling.windows import chained_windows
 
 
 PICTURES = Path(__file__).parent / "pictures"

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from diffusers_show1 import TINY_PATH, Show1CascadePipeline, save_video
-from diffusers_show1.scale_out import processes, share
+from diffusers_show1.runs.scale_out import processes, share
 
 
 PROMPTS = [

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from diffusers_show1.frames import (
+from diffusers_show1.clips.files import (
     VIDEO_ENDINGS,
     check_output_path,
     output_ending,

@@ -13,7 +13,8 @@ from PIL import Image, ImageColor
 
 from diffusers_show1 import cli
 from diffusers_show1.cli.inspection import FILES, find_clips
-from diffusers_show1.frames import read_video, save_video
+from diffusers_show1.clips.files import read_video, save_video
+from diffusers_show1.clips.metrics import flicker
 from diffusers_show1.inspection import (
     contact_sheet,
     frame_plots,
@@ -24,8 +25,7 @@ from diffusers_show1.inspection import (
     summary,
     temporal_slices,
 )
-from diffusers_show1.jobs.job import GenerationJob
-from diffusers_show1.metrics import flicker
+from diffusers_show1.runs.job import GenerationJob
 
 from .jobs.small import SETTINGS, shared_pipe
 

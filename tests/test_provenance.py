@@ -19,8 +19,8 @@ from diffusers_show1 import cli
 from diffusers_show1.cli.generate import Clip, write_clip
 from diffusers_show1.cli.refusals import BadInput
 from diffusers_show1.cli.settings import Settings, read_record
-from diffusers_show1.frames import read_video, save_video
-from diffusers_show1.provenance import EXIF_TAG, MAX_METADATA, PNG_KEYWORD, encode_metadata, read_metadata
+from diffusers_show1.clips.files import read_video, save_video
+from diffusers_show1.clips.provenance import EXIF_TAG, MAX_METADATA, PNG_KEYWORD, encode_metadata, read_metadata
 
 from .test_frames import smooth_clip
 
@@ -125,7 +125,7 @@ def write_comment(path, comment: str) -> None:
         exif[EXIF_TAG] = comment
         image.save(path, exif=exif)
     elif path.suffix == ".mp4":
-        from diffusers_show1.provenance import tag_container
+        from diffusers_show1.clips.provenance import tag_container
 
         save_video(smooth_clip(2), path.with_name("plain.mp4"))
         tag_container(path.with_name("plain.mp4"), path, comment)

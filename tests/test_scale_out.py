@@ -4,7 +4,7 @@
 import pytest
 from accelerate import PartialState
 
-from diffusers_show1.scale_out import share
+from diffusers_show1.runs.scale_out import share
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from diffusers_show1.text import MAX_TOKENS, check_prompts, preprocess, repeat_for_videos, tokenize
+from diffusers_show1.sampling.text import MAX_TOKENS, check_prompts, preprocess, repeat_for_videos, tokenize
 
 from .contract.components import pipeline
 

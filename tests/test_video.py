@@ -9,14 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from diffusers_show1.video import (
-    chained_windows,
-    from_model_space,
-    interpolated_length,
-    resize_uint8,
-    to_model_space,
-    truncate_to_uint8,
-)
+from diffusers_show1.clips.arrays import from_model_space, resize_uint8, to_model_space, truncate_to_uint8
+from diffusers_show1.sampling.windows import chained_windows, interpolated_length
 
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from diffusers_show1 import cli
-from diffusers_show1.frames import read_video, save_video
-from diffusers_show1.watermark import FALSE_POSITIVE_RATE, detect_watermark, embed_watermark
+from diffusers_show1.clips.files import read_video, save_video
+from diffusers_show1.clips.watermark import FALSE_POSITIVE_RATE, detect_watermark, embed_watermark
 
 from .test_frames import psnr, smooth_clip
 
@@ -87,7 +87,7 @@ def test_it_is_not_found_where_it_is_not(pair):
 
 def test_keys_that_have_nothing_to_do_with_a_clip_do_not_fit(pair):
     """The bound holds: of many keys, at most the stated part scores this high. At the clip's own size alone: quick."""
-    from diffusers_show1.watermark import _search
+    from diffusers_show1.clips.watermark import _search
 
     scores = np.array([_search(pair[1][:1], f"key {index}", [1.0]).score for index in range(300)])
     offsets = 2 * 64**2  # and two limits

@@ -20,45 +20,44 @@ from .hub import registration as _registration
 
 
 if TYPE_CHECKING:
-    from .cascades import Show1CascadePipeline
-    from .frames import read_video, save_video
-    from .jobs.job import GenerationJob, JobSettings
-    from .models import DeepCacheConfig, Show1UNet3DConditionModel
-    from .modular import Show1Blocks, Show1ModularPipeline
-    from .outputs import VideoPipelineOutput
-    from .provenance import read_metadata
-    from .stages import (
-        KnownFrames,
-        Show1InterpolationPipeline,
-        Show1KeyframePipeline,
-        Show1RefinementPipeline,
-        Show1SuperResolutionPipeline,
-    )
+    from .clips.files import read_video, save_video
+    from .clips.provenance import read_metadata
+    from .clips.watermark import detect_watermark, embed_watermark
+    from .families.show1.cascade import Show1CascadePipeline
+    from .families.show1.interpolation import Show1InterpolationPipeline
+    from .families.show1.keyframes import Show1KeyframePipeline
+    from .families.show1.refine import Show1RefinementPipeline
+    from .families.show1.superres import Show1SuperResolutionPipeline
+    from .families.show1.unet import Show1UNet3DConditionModel
+    from .ladder.known_frames import KnownFrames
+    from .ladder.modular import Show1Blocks, Show1ModularPipeline
+    from .nn.caching import DeepCacheConfig
+    from .runs.job import GenerationJob, JobSettings
+    from .sampling.outputs import VideoPipelineOutput
     from .tiny import TINY_PATH
-    from .watermark import detect_watermark, embed_watermark
 
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "GenerationJob": ".jobs.job",
-    "JobSettings": ".jobs.job",
-    "KnownFrames": ".stages",
-    "DeepCacheConfig": ".models",
-    "Show1Blocks": ".modular",
-    "Show1CascadePipeline": ".cascades",
-    "Show1InterpolationPipeline": ".stages",
-    "Show1KeyframePipeline": ".stages",
-    "Show1ModularPipeline": ".modular",
-    "Show1RefinementPipeline": ".stages",
-    "Show1SuperResolutionPipeline": ".stages",
-    "Show1UNet3DConditionModel": ".models",
+    "GenerationJob": ".runs.job",
+    "JobSettings": ".runs.job",
+    "KnownFrames": ".ladder.known_frames",
+    "DeepCacheConfig": ".nn.caching",
+    "Show1Blocks": ".ladder.modular",
+    "Show1CascadePipeline": ".families.show1.cascade",
+    "Show1InterpolationPipeline": ".families.show1.interpolation",
+    "Show1KeyframePipeline": ".families.show1.keyframes",
+    "Show1ModularPipeline": ".ladder.modular",
+    "Show1RefinementPipeline": ".families.show1.refine",
+    "Show1SuperResolutionPipeline": ".families.show1.superres",
+    "Show1UNet3DConditionModel": ".families.show1.unet",
     "TINY_PATH": ".tiny",
-    "VideoPipelineOutput": ".outputs",
-    "detect_watermark": ".watermark",
-    "embed_watermark": ".watermark",
-    "read_metadata": ".provenance",
-    "read_video": ".frames",
-    "save_video": ".frames",
+    "VideoPipelineOutput": ".sampling.outputs",
+    "detect_watermark": ".clips.watermark",
+    "embed_watermark": ".clips.watermark",
+    "read_metadata": ".clips.provenance",
+    "read_video": ".clips.files",
+    "save_video": ".clips.files",
 }
 
 __all__ = [

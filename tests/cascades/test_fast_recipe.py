@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffusers_show1 import TINY_PATH, Show1CascadePipeline, cli
-from diffusers_show1.cascades.recipe import RECIPES, network_calls
+from diffusers_show1.families.show1.recipe import RECIPES, network_calls
 
 from ..contract.components import SMALL_RUN, Calls, clip, pipeline, seeded
 

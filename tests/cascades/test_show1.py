@@ -13,8 +13,8 @@ from diffusers_show1 import (
     Show1RefinementPipeline,
     Show1SuperResolutionPipeline,
 )
-from diffusers_show1.cascades.recipe import RECIPES
-from diffusers_show1.video import from_model_space
+from diffusers_show1.clips.arrays import from_model_space
+from diffusers_show1.families.show1.recipe import RECIPES
 
 from ..contract.components import SMALL_RUN, Calls, clip, components, pipeline, seeded
 from ..golden.cases import max_difference

@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL
 from diffusers.quantizers import PipelineQuantizationConfig
 
 from diffusers_show1 import Show1KeyframePipeline, Show1RefinementPipeline, Show1UNet3DConditionModel
-from diffusers_show1.text import tokenize
+from diffusers_show1.sampling.text import tokenize
 
 from ..golden.cases import MODELS, max_difference
 from .components import FOLDERS, own_refinement_network, pipeline, seeded

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.live_bytes import FlashAttention, LiveBytes, allocated_peak
-from diffusers_show1.models.unet_show1 import TransformerBlock
-from diffusers_show1.stages.pipeline_show1_refine import WindowedUNet
-from diffusers_show1.text import text_width
-from diffusers_show1.video import from_model_space, overlapping_windows
+from diffusers_show1.clips.arrays import from_model_space
+from diffusers_show1.families.show1.refine import WindowedUNet
+from diffusers_show1.families.show1.unet import TransformerBlock
+from diffusers_show1.sampling.text import text_width
+from diffusers_show1.sampling.windows import overlapping_windows
 
 from ..golden.cases import max_difference
 from .components import clip, components, pipeline, seeded

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from diffusers_show1.clips.metrics import flicker, mse, psnr
 from diffusers_show1.evaluation import read_clip, score_clips, score_readings, to_scoring_size
-from diffusers_show1.metrics import flicker, mse, psnr
 from diffusers_show1.tiny import world
 
 

@@ -7,7 +7,7 @@ import torch
 from diffusers import IFSuperResolutionPipeline
 
 from diffusers_show1 import Show1CascadePipeline, Show1InterpolationPipeline, Show1KeyframePipeline
-from diffusers_show1.video import resize_uint8, truncate_to_uint8
+from diffusers_show1.clips.arrays import resize_uint8, truncate_to_uint8
 
 from . import cases
 

@@ -12,7 +12,7 @@ from diffusers_show1 import (
     Show1RefinementPipeline,
     Show1SuperResolutionPipeline,
 )
-from diffusers_show1.video import truncate_to_uint8
+from diffusers_show1.clips.arrays import truncate_to_uint8
 
 from . import cases
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffusers_show1 import Show1KeyframePipeline, Show1RefinementPipeline
-from diffusers_show1.text import preprocess, tokenize
+from diffusers_show1.sampling.text import preprocess, tokenize
 
 from . import cases
 

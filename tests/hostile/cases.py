@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import save, save_file
 
-from diffusers_show1.jobs.folder import FORMAT
+from diffusers_show1.runs.folder import FORMAT
 
 from ..training.small import recipe
 from . import make

@@ -25,11 +25,11 @@ import torch
 import yaml
 from safetensors.torch import save
 
-from diffusers_show1.frames import read_video
+from diffusers_show1.clips.files import read_video
 from diffusers_show1.hub import recognise
 from diffusers_show1.hub.folder import check_files
 from diffusers_show1.hub.weights import ConversionError, find_state_dict, read_any
-from diffusers_show1.jobs.folder import FORMAT, JobError, JobFolder
+from diffusers_show1.runs.folder import FORMAT, JobError, JobFolder
 from diffusers_show1.training.data import SkipClip
 from diffusers_show1.training.files import ClipFormat
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from diffusers_show1.cli import settings
-from diffusers_show1.text import MAX_CHARACTERS
+from diffusers_show1.sampling.text import MAX_CHARACTERS
 
 from . import page
 from .cases import CASES

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 import diffusers_show1
-from diffusers_show1.cascades.recipe import RECIPES
+from diffusers_show1.families.show1.recipe import RECIPES
 from diffusers_show1.hub import card_sections, cards
 from diffusers_show1.hub.cards import CARDS, CARDS_FOLDER, main, metadata, problems, render
 

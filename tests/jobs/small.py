@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from diffusers_show1 import Show1CascadePipeline
-from diffusers_show1.jobs.job import GenerationJob, JobSettings
+from diffusers_show1.runs.job import GenerationJob, JobSettings
 
 from ..contract.components import pipeline
 

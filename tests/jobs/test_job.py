@@ -11,12 +11,12 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from diffusers_show1.cascades.pipeline_show1 import LOW_MEMORY
-from diffusers_show1.frames import read_video, to_uint8
-from diffusers_show1.jobs.fingerprint import changes, fingerprint
-from diffusers_show1.jobs.folder import JobError, JobFolder
-from diffusers_show1.jobs.job import GenerationJob
-from diffusers_show1.jobs.memory import memory_advice
+from diffusers_show1.clips.files import read_video, to_uint8
+from diffusers_show1.families.show1.cascade import LOW_MEMORY
+from diffusers_show1.runs.fingerprint import changes, fingerprint
+from diffusers_show1.runs.folder import JobError, JobFolder
+from diffusers_show1.runs.job import GenerationJob
+from diffusers_show1.runs.memory import memory_advice
 
 from .small import SETTINGS, WINDOWS, call, finished, shared_pipe, small_pipe
 

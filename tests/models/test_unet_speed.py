@@ -9,7 +9,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from diffusers_show1 import Show1UNet3DConditionModel
-from diffusers_show1.models import unet_show1
+from diffusers_show1.families.show1 import unet as unet_show1
 
 from ..contract.components import components, seeded
 from ..golden.cases import max_difference

@@ -10,7 +10,8 @@ import torch
 from diffusers import ClassifierFreeGuidance
 from diffusers.modular_pipelines import InputParam, ModularPipelineBlocks, OutputParam, SequentialPipelineBlocks
 
-from diffusers_show1 import Show1Blocks, Show1ModularPipeline, modular
+from diffusers_show1 import Show1Blocks, Show1ModularPipeline
+from diffusers_show1.ladder import modular
 
 from ..contract.components import Calls, clip, pipeline, seeded
 
@@ -191,5 +192,5 @@ def test_every_input_is_described():
 
 
 def test_importing_the_package_imports_no_blocks():
-    script = "import sys, diffusers_show1; assert not {'diffusers_show1.modular', 'torch'} & set(sys.modules)"
+    script = "import sys, diffusers_show1; assert not {'diffusers_show1.ladder.modular', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)

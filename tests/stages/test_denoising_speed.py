@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import diffusers_show1
 from diffusers_show1 import TINY_PATH, Show1CascadePipeline, Show1UNet3DConditionModel
-from diffusers_show1.stages.denoising import DenoisingMixin
+from diffusers_show1.sampling.loop import DenoisingMixin
 
 from ..contract.components import SMALL_RUN, Calls, clip, pipeline, seeded
 from ..golden.cases import max_difference

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from diffusers_show1.stages.pipeline_show1_interpolation import match_batch
+from diffusers_show1.families.show1.interpolation import match_batch
 
 from ..contract.components import Calls, clip, pipeline, seeded
 from ..golden.cases import max_difference
@@ -128,7 +128,7 @@ def test_match_batch():
 @pytest.mark.parametrize("form", ["np", "pil", "pt", "latent"])
 def test_forms_of_frames(pipe, embeds, form):
     """The same keyframes in any form give the same video."""
-    from diffusers_show1.video import from_model_space, to_model_space
+    from diffusers_show1.clips.arrays import from_model_space, to_model_space
 
     raw = to_model_space(from_model_space(clip(2), "pil"))
     video = pipe(

@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
 
-from diffusers_show1.video import resize_uint8, to_model_space, truncate_to_uint8
+from diffusers_show1.clips.arrays import resize_uint8, to_model_space, truncate_to_uint8
 
 from ..contract.components import Calls, clip, pipeline, seeded
 from ..golden.cases import max_difference

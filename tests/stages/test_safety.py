@@ -12,7 +12,7 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from transformers import CLIPConfig, CLIPImageProcessor
 
 from diffusers_show1 import Show1CascadePipeline, Show1RefinementPipeline
-from diffusers_show1.jobs.fingerprint import fingerprint
+from diffusers_show1.runs.fingerprint import fingerprint
 
 from ..contract.components import FOLDERS, SMALL_RUN, clip, pipeline, seeded
 from ..contract.standin import StandInDevice, is_there

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from diffusers_show1.video import chained_windows
+from diffusers_show1.sampling.windows import chained_windows
 
 from ..contract.components import Calls, clip, pipeline, seeded
 from ..golden.cases import max_difference
@@ -169,7 +169,7 @@ def test_size(run):
 
 def test_forms_of_first_frame(pipe, embeds):
     """The first frame may be an image although the video is a tensor of ambiguous layout."""
-    from diffusers_show1.video import from_model_space, to_model_space
+    from diffusers_show1.clips.arrays import from_model_space, to_model_space
 
     images = from_model_space(clip(1, 16, 24), "pil")
     raw = to_model_space(images)

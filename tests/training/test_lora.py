@@ -10,7 +10,7 @@ import yaml
 from safetensors.torch import load_file
 
 from diffusers_show1 import TINY_PATH, Show1CascadePipeline, Show1UNet3DConditionModel, save_video
-from diffusers_show1.models.unet_show1 import TemporalTransformer
+from diffusers_show1.families.show1.unet import TemporalTransformer
 from diffusers_show1.tiny import world
 from diffusers_show1.training.config import ConfigError, build
 from diffusers_show1.training.lora import RECIPES, load_lora_config, prepare, temporal_layers, train_lora

@@ -18,7 +18,7 @@ from diffusers_show1 import (
     Show1RefinementPipeline,
     Show1SuperResolutionPipeline,
 )
-from diffusers_show1.models import Show1UNet3DConditionModel
+from diffusers_show1.families.show1.unet import Show1UNet3DConditionModel
 from diffusers_show1.training import objectives
 from diffusers_show1.training.data import area_downsample
 from diffusers_show1.training.tiny import few_step_scheduler, forward_process

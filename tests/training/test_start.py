@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel
 
 from diffusers_show1 import TINY_PATH
-from diffusers_show1.models import Show1UNet3DConditionModel
+from diffusers_show1.families.show1.unet import Show1UNet3DConditionModel
 from diffusers_show1.training.start import start_unet
 
 from .test_objectives import NETWORK, noise

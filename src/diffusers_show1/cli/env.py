@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import typer
 
-from ..jobs.folder import versions
+from ..runs.folder import versions
 from .machine import devices
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..jobs.folder import versions
+from ..runs.folder import versions
 from .machine import file_digest, load_cascade, model_identity, resolve_machine
 from .outputs import beside, check_outputs, json_name
 from .refusals import BadInput, one_of, refuse
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from ..cascades.pipeline_show1 import Show1CascadePipeline
+    from ..families.show1.cascade import Show1CascadePipeline
 
 OFFLOADS = ("none", "model", "sequential")
 FPS = 8.0
@@ -121,7 +121,7 @@ def generate(
     # Read when torch loads. By default OpenMP's threads spin while they wait for each other; where another process
     # needs the core, that takes the time of the very thread they wait for, and seconds become many minutes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from ..frames import replacing
+    from ..clips.files import replacing
 
     one_of("--offload", offload, OFFLOADS)
     if watermark_key == "":
@@ -195,8 +195,8 @@ def run_cascade(pipe: Show1CascadePipeline, plan: Plan, keep_stages: bool) -> Cl
     """
     import torch
 
-    from ..jobs.job import GenerationJob, JobSettings
-    from ..jobs.memory import memory_told
+    from ..runs.job import GenerationJob, JobSettings
+    from ..runs.memory import memory_told
 
     settings = plan.settings
     asked = {field.name: getattr(settings, field.name) for field in dataclasses.fields(JobSettings)}
@@ -242,7 +242,7 @@ def write_clip(
 
 def write_frames(frames: np.ndarray, output: str, fps: float, settings: Settings | None, watermark: bool | str) -> str:
     """Save one file; returns the SHA-256 of the frames (uint8), as they are before they are marked or compressed."""
-    from ..frames import save_video, to_uint8
+    from ..clips.files import save_video, to_uint8
 
     frames = to_uint8(frames)
     digest = hashlib.sha256(frames.tobytes()).hexdigest()

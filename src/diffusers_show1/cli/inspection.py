@@ -54,7 +54,7 @@ def inspect(
     folder = Path(output if output is not None else Path(sources[0]).parent / f"{name_of(sources[0])}-inspect")
     check_folder(folder, overwrite)
 
-    from ..frames import read_video, replacing, save_video
+    from ..clips.files import read_video, replacing, save_video
     from ..inspection import contact_sheet, frame_plots, side_by_side, summary, temporal_slices
 
     stages = {}
@@ -102,7 +102,7 @@ def find_clips(sources: list[str]) -> dict[str, Path]:
 
 def stages_of_job(path: Path) -> dict[str, Path]:
     """The clips of a job's finished stages; `BadInput` where there are none."""
-    from ..jobs.folder import JobError, JobFolder
+    from ..runs.folder import JobError, JobFolder
 
     job = JobFolder(path)
     try:
@@ -123,7 +123,7 @@ def name_of(source: str) -> str:
 
 def check_folder(folder: Path, overwrite: bool) -> None:
     """`BadInput` unless the results can be written into a folder, and none is there already."""
-    from ..frames import check_output_path
+    from ..clips.files import check_output_path
 
     try:
         check_output_path(folder / "stages.mp4")

@@ -15,7 +15,7 @@ from .settings import Settings, model_folder
 if TYPE_CHECKING:
     import torch
 
-    from ..cascades.pipeline_show1 import Show1CascadePipeline
+    from ..families.show1.cascade import Show1CascadePipeline
 
 
 def devices() -> list[str]:

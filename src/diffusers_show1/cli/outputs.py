@@ -37,7 +37,7 @@ def json_name(output: str) -> Path:
 
 def check_outputs(outputs: Sequence[str], stages: Sequence[str], record: bool, overwrite: bool) -> None:
     """Raise `BadInput` unless every file that the outputs lead to can be written, and none is there already."""
-    from ..frames import check_output_path
+    from ..clips.files import check_output_path
 
     clips = [name for output in outputs for name in (output, *(beside(output, stage) for stage in stages))]
     try:

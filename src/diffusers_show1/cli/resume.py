@@ -87,7 +87,7 @@ def absolute(output: str) -> str:
 
 def read_job(folder: str) -> tuple[Settings, str] | None:
     """The settings and the output of the job in a folder, or None where none has begun."""
-    from ..jobs.folder import JobError, JobFolder
+    from ..runs.folder import JobError, JobFolder
 
     try:
         record = JobFolder(folder).read()
@@ -123,7 +123,7 @@ def faults(folder: Path | None) -> Iterator[None]:
     """Says in one line what went wrong in making a clip and, with a job, how to go on."""
     import torch
 
-    from ..jobs.folder import JobError
+    from ..runs.folder import JobError
 
     go_on = "" if folder is None else f" To go on: show1 generate --job {folder} --resume"
     try:

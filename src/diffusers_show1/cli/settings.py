@@ -195,7 +195,7 @@ def read_record(path: Path) -> tuple[Settings, dict[str, Any]]:
     """The checked settings in a JSON or clip that `show1 generate` wrote, and the whole record; `BadInput` if none."""
     allowed = "a JSON file that show1 generate wrote, or a clip that carries it"
     if path.is_dir() or path.suffix.lower() in (".mp4", ".gif", ".webp"):
-        from ..provenance import read_metadata
+        from ..clips.provenance import read_metadata
 
         try:
             record = read_metadata(path)

@@ -19,7 +19,7 @@ def watermark(
     """Look for the mark of --watermark in a clip; exit code 0 if it is there, 1 if it is not."""
     if key == "":
         refuse("--key", key, "a text that is not empty")
-    from ..watermark import DEFAULT_KEY, detect_watermark
+    from ..clips.watermark import DEFAULT_KEY, detect_watermark
 
     try:
         result = detect_watermark(clip, DEFAULT_KEY if key is None else key)

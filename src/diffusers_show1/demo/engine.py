@@ -26,8 +26,8 @@ from ..cli.machine import load_cascade, resolve_machine
 from ..cli.refusals import BadInput, Failed, one_of, refuse
 from ..cli.resume import faults
 from ..cli.settings import STAGES, Settings
-from ..jobs.memory import memory_told
-from ..video import chained_windows, interpolated_length
+from ..runs.memory import memory_told
+from ..sampling.windows import chained_windows, interpolated_length
 
 
 logger = logging.get_logger(__name__)

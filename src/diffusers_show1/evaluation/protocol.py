@@ -13,8 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..cascades import Show1CascadePipeline
-from ..metrics import flicker, psnr
+from ..clips.metrics import flicker, psnr
+from ..families.show1.cascade import Show1CascadePipeline
 from ..tiny import world
 from .scorer import Score, score_clips, to_scoring_size
 

@@ -24,17 +24,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .registration import (
-    PUBLISHED_PIPELINES,
-    PUBLISHED_UNET_CLASS,
-    PUBLISHED_UNET_MODULE,
-    is_published_refinement,
-)
+from .registration import PUBLISHED_PIPELINES, PUBLISHED_UNET_CLASS, PUBLISHED_UNET_MODULE, is_published_refinement
 
 
 PACKAGE = "diffusers_show1"
 SOURCE = Path(__file__).parents[1]
-NETWORK = "models/unet_show1.py"
+NETWORK = "families/show1/unet.py"
+NETWORK_MODULE = "unet_show1"  # as published repositories name it
 NETWORK_CLASS = "Show1UNet3DConditionModel"
 LINE_LENGTH = 119
 DIFFUSERS_VERSION = "0.42.1"  # in the templates of pipelines/; a saved pipeline states its own
@@ -58,7 +54,8 @@ class Repository:
 
     Args:
         folder: its name below `pipelines/`.
-        source: the pipeline's module; the bundle has its file name.
+        source: the pipeline's module.
+        module: what the bundle is called in the repository.
         pipeline: the pipeline's class.
         unets: the components that are our network.
         components: all others, as the index of the published weights names them.
@@ -67,34 +64,34 @@ class Repository:
 
     folder: str
     source: str
+    module: str
     pipeline: str
     unets: tuple[str, ...]
     components: dict[str, list[str] | list[None]]
     options: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def module(self) -> str:
-        return Path(self.source).stem
-
 
 REPOSITORIES = (
     Repository(
         folder="show-1-base",
-        source="stages/pipeline_show1_base.py",
+        source="families/show1/keyframes.py",
+        module="pipeline_show1_base",
         pipeline="Show1KeyframePipeline",
         unets=("unet",),
         components={**_T5, "scheduler": _SOLVER, "feature_extractor": _FEATURES, "safety_checker": _NOTHING},
     ),
     Repository(
         folder="show-1-interpolation",
-        source="stages/pipeline_show1_interpolation.py",
+        source="families/show1/interpolation.py",
+        module="pipeline_show1_interpolation",
         pipeline="Show1InterpolationPipeline",
         unets=("unet",),
         components={**_T5, "scheduler": _SOLVER, "feature_extractor": _FEATURES, "safety_checker": _NOTHING},
     ),
     Repository(
         folder="show-1-sr1",
-        source="stages/pipeline_show1_superres.py",
+        source="families/show1/superres.py",
+        module="pipeline_show1_superres",
         pipeline="Show1SuperResolutionPipeline",
         unets=("unet",),
         components={
@@ -109,7 +106,8 @@ REPOSITORIES = (
     ),
     Repository(
         folder="show-1-sr2",
-        source="stages/pipeline_show1_refine.py",
+        source="families/show1/refine.py",
+        module="pipeline_show1_refine",
         pipeline="Show1RefinementPipeline",
         unets=("unet",),
         components={
@@ -122,7 +120,8 @@ REPOSITORIES = (
     ),
     Repository(
         folder="show-1",
-        source="cascades/pipeline_show1.py",
+        source="families/show1/cascade.py",
+        module="pipeline_show1",
         pipeline="Show1CascadePipeline",
         unets=("base_unet", "interpolation_unet", "superres_unet", "refine_unet"),
         components={
@@ -387,13 +386,13 @@ def repository_files(repository: Repository, unets: Iterable[str] | None = None)
     files = {f"{repository.module}.py": bundle(repository.source, repository.pipeline)}
     network = (SOURCE / NETWORK).read_text(encoding="utf-8")
     for unet in repository.unets if unets is None else unets:
-        files[f"{unet}/{Path(NETWORK).name}"] = network
+        files[f"{unet}/{NETWORK_MODULE}.py"] = network
     return files
 
 
 def index_template(repository: Repository) -> dict[str, Any]:
     """The `model_index.json` of a repository's remote-code revision, for the published weights."""
-    components = {**repository.components, **{unet: [Path(NETWORK).stem, NETWORK_CLASS] for unet in repository.unets}}
+    components = {**repository.components, **{unet: [NETWORK_MODULE, NETWORK_CLASS] for unet in repository.unets}}
     return {
         "_class_name": [repository.module, repository.pipeline],
         "_diffusers_version": DIFFUSERS_VERSION,
@@ -478,7 +477,7 @@ def write_remote_code(pipe_or_folder: Any, folder: str | Path) -> Path:
     index = _read_index(folder)
     unets = [name for name, entry in index.items() if not name.startswith("_") and _is_network(entry)]
     index["_class_name"] = [repository.module, repository.pipeline]
-    index.update({unet: [Path(NETWORK).stem, NETWORK_CLASS] for unet in unets})
+    index.update({unet: [NETWORK_MODULE, NETWORK_CLASS] for unet in unets})
     _write({**repository_files(repository, unets), "model_index.json": _json(index)}, folder)
     return folder
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..cascades.recipe import RECIPES, StageOptions
-from ..video import interpolated_length
+from ..families.show1.recipe import RECIPES, StageOptions
+from ..sampling.windows import interpolated_length
 from .card_catalogue import CARDS, Card
 
 

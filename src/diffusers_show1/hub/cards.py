@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cascades.recipe import RECIPES
+from ..families.show1.recipe import RECIPES
 from . import card_sections as sections
 from .card_catalogue import CARDS
 

@@ -27,23 +27,8 @@ from typing import TYPE_CHECKING, Any
 
 from .folder import read_config
 from .origin import NO_LICENCE, Origin, Source, licence_of
-from .parts import (
-    PUBLISHED_UNETS,
-    VARIANTS,
-    FilePart,
-    FilesPart,
-    InflatedPart,
-    ModelPart,
-    Part,
-    SchedulerPart,
-)
-from .recognise import (
-    FIRST_FRAME_REPO,
-    PUBLISHED_REPOS,
-    STAGE_CLASSES,
-    recognise,
-    recognise_index,
-)
+from .parts import PUBLISHED_UNETS, VARIANTS, FilePart, FilesPart, InflatedPart, ModelPart, Part, SchedulerPart
+from .recognise import FIRST_FRAME_REPO, PUBLISHED_REPOS, STAGE_CLASSES, recognise, recognise_index
 from .registration import OWN_LIBRARY, OWN_NETWORK
 from .weights import ConversionError
 

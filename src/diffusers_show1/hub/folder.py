@@ -16,7 +16,7 @@ from typing import Any
 from safetensors import safe_open
 from torch import nn
 
-from ..text import shorten
+from ..clips.words import shorten
 
 
 LIBRARIES = ("diffusers", "transformers", "diffusers_show1")

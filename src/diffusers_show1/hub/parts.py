@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 
-from ..models import Show1UNet3DConditionModel
-from ..text import shorten
+from ..clips.words import shorten
+from ..families.show1.unet import Show1UNet3DConditionModel
 from .folder import check_files, check_numbers, read_config
 from .origin import Origin
 from .weights import (

@@ -19,7 +19,7 @@ from .registration import OWN_LIBRARY, PUBLISHED_PIPELINES, PUBLISHED_UNET_MODUL
 
 
 if TYPE_CHECKING:
-    from ..cascades import Show1CascadePipeline
+    from ..families.show1.cascade import Show1CascadePipeline
 
 PUBLISHED_REPOS = {
     "base": "showlab/show-1-base",
@@ -220,7 +220,7 @@ def load_cascade(
         ValueError: `model` is none of a cascade; names what it is, and what to do with it.
         OSError: a file is missing, damaged or refused, or the Hub cannot be reached.
     """
-    from ..cascades import Show1CascadePipeline
+    from ..families.show1.cascade import Show1CascadePipeline
 
     kind = recognise(model, revision)
     if kind.name == "published-cascade":

@@ -171,7 +171,7 @@ def _check_components(before: Callable[..., Any]) -> Callable[..., Any]:
     def load_sub_model(*args: Any, **kwargs: Any) -> Any:
         if getattr(kwargs.get("pipeline_class"), "__name__", None) not in OWN_PIPELINES:
             return before(*args, **kwargs)
-        from ..text import shorten
+        from ..clips.words import shorten
         from .folder import check_component, check_parameters
 
         name, root = kwargs["name"], Path(kwargs["cached_folder"])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from ..text import shorten
+from ..clips.words import shorten
 from .registration import refused_pickle
 
 

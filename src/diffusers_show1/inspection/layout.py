@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..frames import to_uint8
+from ..clips.files import to_uint8
 
 
 PAGE, INK, FAINT = "#f3f3f1", "#1c1c1c", "#8a8a86"  # the page is not white: many a clip's background is
@@ -38,7 +38,7 @@ def as_clips(stages: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def _as_clip(frames: Any, name: str) -> np.ndarray:
     if isinstance(frames, np.ndarray) and frames.ndim == 4 and frames.dtype == np.uint8:
         return to_uint8(frames)
-    from ..video import from_model_space, to_model_space
+    from ..clips.arrays import from_model_space, to_model_space
 
     video = to_model_space(frames, name=name)
     if len(video) > 1:

@@ -43,7 +43,7 @@ def frame_statistics(frames: Any) -> dict[str, np.ndarray]:
     """
     import torch
 
-    from ..metrics import flicker
+    from ..clips.metrics import flicker
 
     clip = as_clips({"frames": frames})["frames"]
 

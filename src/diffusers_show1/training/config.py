@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ..text import is_text, shorten
+from ..clips.words import is_text, shorten
 
 
 RECIPES = Path(__file__).parent / "recipes"

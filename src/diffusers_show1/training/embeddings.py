@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from transformers import CLIPTextModel, T5EncoderModel
 
-from ..text import preprocess, tokenize
+from ..sampling.text import preprocess, tokenize
 
 
 logger = logging.get_logger(__name__)

@@ -27,8 +27,8 @@ import torch
 from av.stream import Disposition
 from PIL import Image
 
-from ..frames import VIDEO_FILES_ONLY
-from ..text import shorten
+from ..clips.files import VIDEO_FILES_ONLY
+from ..clips.words import shorten
 from .data import TRIES, Clip, ClipBatch, SkipClip, SkipReport, UnreadableDataError, collate
 
 

@@ -25,17 +25,8 @@ import torch
 import yaml
 from torch import nn
 
-from ..frames import replacing
-from .config import (
-    ConfigError,
-    TrainConfig,
-    apply_override,
-    build,
-    build_section,
-    number,
-    read_recipe,
-    recipe_path,
-)
+from ..clips.files import replacing
+from .config import ConfigError, TrainConfig, apply_override, build, build_section, number, read_recipe, recipe_path
 from .loop import whole
 from .trainer import Trainer
 

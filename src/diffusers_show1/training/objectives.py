@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDPMScheduler
 from torch import Tensor, nn
 
-from ..stages.denoising import check_count, check_generator, check_number
+from ..sampling.checks import check_count, check_generator, check_number
 
 
 Generators = torch.Generator | list[torch.Generator]

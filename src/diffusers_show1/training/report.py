@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ..frames import replacing, save_video, to_uint8
-from ..models import Show1UNet3DConditionModel
+from ..clips.files import replacing, save_video, to_uint8
+from ..families.show1.unet import Show1UNet3DConditionModel
 
 
 # --- metrics ---------------------------------------------------------------------------------------------------------

@@ -19,8 +19,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from ..models import Show1UNet3DConditionModel
-from ..models.unet_show1 import AddedKVAttention, SpatialTransformer
+from ..families.show1.unet import AddedKVAttention, Show1UNet3DConditionModel, SpatialTransformer
 
 
 KINDS = ("scratch", "image", "network")

@@ -15,15 +15,14 @@ import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import Tensor, nn
 
-from ..models import Show1UNet3DConditionModel
-from ..stages import (
-    Show1InterpolationPipeline,
-    Show1KeyframePipeline,
-    Show1RefinementPipeline,
-    Show1SuperResolutionPipeline,
-)
-from ..stages.denoising import fold, size_divisor, unfold
-from ..text import text_width
+from ..families.show1.interpolation import Show1InterpolationPipeline
+from ..families.show1.keyframes import Show1KeyframePipeline
+from ..families.show1.refine import Show1RefinementPipeline
+from ..families.show1.superres import Show1SuperResolutionPipeline
+from ..families.show1.unet import Show1UNet3DConditionModel
+from ..sampling.checks import size_divisor
+from ..sampling.latents import fold, unfold
+from ..sampling.text import text_width
 from ..tiny import TINY_PATH
 from . import objectives
 from .batches import StepBatch, clip_random

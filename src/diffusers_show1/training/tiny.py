@@ -36,8 +36,8 @@ from diffusers import (
 )
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
-from ..cascades import Show1CascadePipeline
-from ..models.unet_show1 import Show1UNet3DConditionModel
+from ..families.show1.cascade import Show1CascadePipeline
+from ..families.show1.unet import Show1UNet3DConditionModel
 from ..tiny import world
 from . import objectives, text
 from .data import ClipBatch, WorldClips, area_downsample, drop_captions, step_rng

@@ -22,23 +22,15 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
-from ..frames import replacing
-from ..metrics import psnr
-from ..models import Show1UNet3DConditionModel
+from ..clips.files import replacing
+from ..clips.metrics import psnr
+from ..families.show1.unet import Show1UNet3DConditionModel
 from .batches import Batches, StepBatch
 from .checkpoint import checkpoints, read_checkpoint, write_checkpoint
 from .config import ConfigError, TrainConfig, build, differences, flatten, load_config, parse_yaml, to_dict, to_yaml
 from .data import choose
 from .loop import FitOptions, Interrupted, StepReport, Training, whole
-from .report import (
-    Metrics,
-    count_parameters,
-    grid,
-    memory_estimate,
-    readable,
-    save_picture,
-    save_videos,
-)
+from .report import Metrics, count_parameters, grid, memory_estimate, readable, save_picture, save_videos
 from .tasks import TASKS, Task
 
 

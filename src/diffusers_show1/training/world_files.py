@@ -10,7 +10,7 @@ import csv
 from pathlib import Path
 from typing import Literal
 
-from ..frames import replacing, save_video
+from ..clips.files import replacing, save_video
 from ..tiny import world
 from .data import WorldDataset
 

@@ -19,14 +19,10 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..outputs import VideoPipelineOutput
-from ..text import PromptMixin, check_prompts, text_width
-from ..video import overlapping_windows, resize_uint8, to_model_space, truncate_to_uint8
-from .denoising import (
-    DenoisingMixin,
-    Generators,
-    WindowCallback,
-    cache_context,
+from ...clips.arrays import resize_uint8, to_model_space, truncate_to_uint8
+from ...ladder.lora import StageLoraMixin, check_lora_scale
+from ...ladder.safety import SafetyMixin
+from ...sampling.checks import (
     check_count,
     check_extent,
     check_generator,
@@ -34,16 +30,16 @@ from .denoising import (
     check_number,
     check_size,
     check_windows,
-    count_steps,
-    draw_frames,
-    fold,
-    fresh_scheduler,
-    set_timesteps,
-    unfold,
 )
-from .lora import StageLoraMixin, check_lora_scale
-from .pipeline_show1_interpolation import match_batch
-from .safety import SafetyMixin
+from ...sampling.guidance import cache_context
+from ...sampling.latents import fold, unfold
+from ...sampling.loop import DenoisingMixin, WindowCallback
+from ...sampling.noise import Generators, draw_frames
+from ...sampling.outputs import VideoPipelineOutput
+from ...sampling.schedule import count_steps, fresh_scheduler, set_timesteps
+from ...sampling.text import PromptMixin, check_prompts, text_width
+from ...sampling.windows import overlapping_windows
+from .interpolation import match_batch
 
 
 class Show1RefinementPipeline(

@@ -17,29 +17,20 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedModel, T5EncoderModel, T5Tokenizer
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..outputs import VideoPipelineOutput
-from ..stages import (
-    Show1InterpolationPipeline,
-    Show1KeyframePipeline,
-    Show1RefinementPipeline,
-    Show1SuperResolutionPipeline,
-)
-from ..stages.denoising import (
-    Generators,
-    NetworkTypesMixin,
-    WindowCallback,
-    check_count,
-    check_generator,
-    check_number,
-    per_video,
-    replay,
-    spawn,
-)
-from ..stages.lora import LoraMixin, check_lora_scale
-from ..stages.safety import SafetyMixin, join_outputs
-from ..text import check_prompts, shorten, text_width
-from ..video import OUTPUT_TYPES, to_model_space
+from ...clips.arrays import OUTPUT_TYPES, to_model_space
+from ...clips.words import shorten
+from ...ladder.lora import LoraMixin, check_lora_scale
+from ...ladder.safety import SafetyMixin, join_outputs
+from ...sampling.checks import check_count, check_generator, check_number
+from ...sampling.loop import NetworkTypesMixin, WindowCallback
+from ...sampling.noise import Generators, per_video, replay, spawn
+from ...sampling.outputs import VideoPipelineOutput
+from ...sampling.text import check_prompts, text_width
+from .interpolation import Show1InterpolationPipeline
+from .keyframes import Show1KeyframePipeline
 from .recipe import RECIPES, StageOptions
+from .refine import Show1RefinementPipeline
+from .superres import Show1SuperResolutionPipeline
 
 
 logger = logging.get_logger(__name__)

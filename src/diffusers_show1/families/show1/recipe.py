@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..stages.denoising import guided_steps
-from ..video import chained_windows, interpolated_length, overlapping_windows
+from ...sampling.guidance import guided_steps
+from ...sampling.windows import chained_windows, interpolated_length, overlapping_windows
 
 
 StageOptions = dict[str, dict[str, Any]]

@@ -103,7 +103,7 @@ def _is_container(path: Path) -> bool:
 def _comment_of_container(path: Path) -> str | None:
     import av
 
-    from .frames import VIDEO_FILES_ONLY
+    from .files import VIDEO_FILES_ONLY
 
     with av.open(os.path.abspath(path), options=VIDEO_FILES_ONLY, metadata_errors="replace") as container:
         return container.metadata.get("comment")

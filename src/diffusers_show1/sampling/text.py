@@ -11,6 +11,8 @@ from diffusers.loaders import TextualInversionLoaderMixin
 from diffusers.utils import logging
 from torch import Tensor
 
+from ..clips.words import is_text, shorten
+
 
 logger = logging.get_logger(__name__)
 
@@ -111,16 +113,6 @@ def _check_strings(value: Any, name: str, allow_empty: bool) -> int:
         if not is_text(text):
             raise ValueError(f"`{name}` must be Unicode text, got {shorten(repr(text))} with half a character in it.")
     return len(values)
-
-
-def is_text(text: str) -> bool:
-    """Whether a string can be written and encoded: JSON, YAML and command lines can spell half a character."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def shorten(text: str, most: int = 200) -> str:
-    """A text for a message, cut where it is long."""
-    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 def tokenize(tokenizer: Any, prompts: list[str], max_length: int = MAX_TOKENS) -> dict[str, Tensor]:

@@ -11,8 +11,8 @@ from diffusers.pipelines.deepfloyd_if.safety_checker import IFSafetyChecker
 from diffusers.utils import logging
 from torch import Tensor
 
-from ..outputs import VideoPipelineOutput
-from ..video import from_model_space
+from ..clips.arrays import from_model_space
+from ..sampling.outputs import VideoPipelineOutput
 
 
 logger = logging.get_logger(__name__)

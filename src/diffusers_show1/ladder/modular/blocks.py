@@ -27,12 +27,12 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedModel, T5EncoderModel, T5Tokenizer
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..cascades import Show1CascadePipeline
-from ..cascades.recipe import RECIPES
-from ..models import Show1UNet3DConditionModel
-from ..stages.denoising import check_count, check_generator
-from ..text import check_prompts
-from ..video import to_model_space
+from ...clips.arrays import to_model_space
+from ...families.show1.cascade import Show1CascadePipeline
+from ...families.show1.recipe import RECIPES
+from ...families.show1.unet import Show1UNet3DConditionModel
+from ...sampling.checks import check_count, check_generator
+from ...sampling.text import check_prompts
 
 
 STAGES = Show1CascadePipeline.stage_names

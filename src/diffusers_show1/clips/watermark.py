@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .frames import read_video, to_uint8
+from .files import read_video, to_uint8
 
 
 if TYPE_CHECKING:

@@ -15,30 +15,24 @@ from torch import Tensor
 from transformers import PreTrainedModel, T5EncoderModel, T5Tokenizer
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..outputs import VideoPipelineOutput
-from ..text import PromptMixin, check_prompts, text_width
-from ..video import interpolated_length, to_model_space
-from .denoising import (
-    DenoisingMixin,
-    Generators,
-    WindowCallback,
+from ...clips.arrays import to_model_space
+from ...ladder.lora import StageLoraMixin, check_lora_scale
+from ...ladder.safety import SafetyMixin
+from ...sampling.checks import (
     check_count,
     check_extent,
     check_generator,
     check_latents,
     check_size,
     check_windows,
-    count_steps,
-    draw,
-    fresh_scheduler,
-    per_video,
-    replay,
-    set_timesteps,
     size_divisor,
-    spawn,
 )
-from .lora import StageLoraMixin, check_lora_scale
-from .safety import SafetyMixin
+from ...sampling.loop import DenoisingMixin, WindowCallback
+from ...sampling.noise import Generators, draw, per_video, replay, spawn
+from ...sampling.outputs import VideoPipelineOutput
+from ...sampling.schedule import count_steps, fresh_scheduler, set_timesteps
+from ...sampling.text import PromptMixin, check_prompts, text_width
+from ...sampling.windows import interpolated_length
 
 
 class Show1InterpolationPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, SafetyMixin, DiffusionPipeline):

@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from diffusers.callbacks import PipelineCallback
 from torch import Tensor
 
-from ..video import to_model_space
-from .denoising import check_number, draw, fold, unfold
+from ..clips.arrays import to_model_space
+from ..sampling.checks import check_number
+from ..sampling.latents import fold, unfold
+from ..sampling.noise import draw
 
 
 class KnownFrames(PipelineCallback):

@@ -14,17 +14,17 @@ import torch
 from diffusers.utils import logging
 from torch import Tensor
 
-from ..cascades.pipeline_show1 import LOW_MEMORY
-from ..frames import to_uint8
-from ..outputs import VideoPipelineOutput
-from ..stages.denoising import check_count
+from ..clips.files import to_uint8
+from ..families.show1.cascade import LOW_MEMORY
+from ..sampling.checks import check_count
+from ..sampling.outputs import VideoPipelineOutput
 from .fingerprint import changes, fingerprint
 from .folder import JobError, JobFolder, versions
 from .memory import memory_told
 
 
 if TYPE_CHECKING:
-    from ..cascades.pipeline_show1 import Show1CascadePipeline
+    from ..families.show1.cascade import Show1CascadePipeline
 
 logger = logging.get_logger(__name__)
 

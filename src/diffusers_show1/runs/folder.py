@@ -145,7 +145,7 @@ class JobFolder:
 
     def save_frames(self, stage: str, frames: np.ndarray) -> None:
         """Saves a stage's frames (f, h, w, 3) uint8 to look at, once."""
-        from ..frames import save_video
+        from ..clips.files import save_video
 
         if not self.is_finished(stage):
             with self._saving():
@@ -159,7 +159,7 @@ class JobFolder:
         return list(inside.iterdir()) if inside.is_dir() else []
 
     def _replace(self, name: str, data: bytes) -> None:
-        from ..frames import replacing
+        from ..clips.files import replacing
 
         with self._saving(), replacing(self.path / name) as made, made.open("wb") as file:
             file.write(data)

@@ -16,13 +16,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, T5EncoderModel, T5Tokenizer
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..outputs import VideoPipelineOutput
-from ..text import PromptMixin, check_prompts, text_width
-from ..video import chained_windows, to_model_space
-from .denoising import (
-    DenoisingMixin,
-    Generators,
-    WindowCallback,
+from ...clips.arrays import to_model_space
+from ...ladder.lora import StageLoraMixin, check_lora_scale
+from ...ladder.safety import SafetyMixin
+from ...sampling.checks import (
     check_count,
     check_extent,
     check_generator,
@@ -30,20 +27,16 @@ from .denoising import (
     check_number,
     check_size,
     check_windows,
-    count_steps,
-    draw,
-    fold,
-    fresh_scheduler,
-    per_video,
-    replay,
-    set_timesteps,
     size_divisor,
-    spawn,
-    unfold,
 )
-from .lora import StageLoraMixin, check_lora_scale
-from .pipeline_show1_interpolation import match_batch
-from .safety import SafetyMixin
+from ...sampling.latents import fold, unfold
+from ...sampling.loop import DenoisingMixin, WindowCallback
+from ...sampling.noise import Generators, draw, per_video, replay, spawn
+from ...sampling.outputs import VideoPipelineOutput
+from ...sampling.schedule import count_steps, fresh_scheduler, set_timesteps
+from ...sampling.text import PromptMixin, check_prompts, text_width
+from ...sampling.windows import chained_windows
+from .interpolation import match_batch
 
 
 class Show1SuperResolutionPipeline(DenoisingMixin, PromptMixin, StageLoraMixin, SafetyMixin, DiffusionPipeline):

@@ -14,25 +14,22 @@ from diffusers.schedulers import KarrasDiffusionSchedulers
 from transformers import PreTrainedModel, T5EncoderModel, T5Tokenizer
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..outputs import VideoPipelineOutput
-from ..text import PromptMixin, check_prompts, text_width
-from .denoising import (
-    DenoisingMixin,
-    Generators,
-    WindowCallback,
+from ...ladder.lora import StageLoraMixin, check_lora_scale
+from ...ladder.safety import SafetyMixin
+from ...sampling.checks import (
     check_count,
     check_extent,
     check_generator,
     check_latents,
     check_size,
     check_windows,
-    draw,
-    fresh_scheduler,
-    set_timesteps,
     size_divisor,
 )
-from .lora import StageLoraMixin, check_lora_scale
-from .safety import SafetyMixin
+from ...sampling.loop import DenoisingMixin, WindowCallback
+from ...sampling.noise import Generators, draw
+from ...sampling.outputs import VideoPipelineOutput
+from ...sampling.schedule import fresh_scheduler, set_timesteps
+from ...sampling.text import PromptMixin, check_prompts, text_width
 
 
 class Show1KeyframePipeline(DenoisingMixin, PromptMixin, StageLoraMixin, SafetyMixin, DiffusionPipeline):

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The noise schedule of a call: copies of a scheduler, its steps, and how many."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def fresh_scheduler(scheduler: Any, final_sigmas_type: str | None = None) -> Any:
+    """A copy with no memory of earlier steps, so that no call changes a registered scheduler.
+
+    `final_sigmas_type="sigma_min"` gives DPM-Solver++ the last step it had when Show-1 was released (diffusers up to
+    0.19); today's default, `"zero"`, takes a different one. Schedulers without that setting ignore it.
+    """
+    changes = {}
+    if final_sigmas_type is not None and "final_sigmas_type" in scheduler.config:
+        changes["final_sigmas_type"] = final_sigmas_type
+    return type(scheduler).from_config(scheduler.config, **changes)
+
+
+def set_timesteps(
+    scheduler: Any,
+    num_inference_steps: int | None,
+    timesteps: list[int] | None,
+    sigmas: list[float] | None,
+    device: torch.device | str,
+) -> Tensor:
+    if sigmas is not None:
+        scheduler.set_timesteps(sigmas=sigmas, device=device)
+        # Two levels above the highest of the training share its timestep, by which a scheduler would start too late.
+        scheduler.set_begin_index(0)
+    elif timesteps is not None:
+        scheduler.set_timesteps(timesteps=timesteps, device=device)
+    else:
+        scheduler.set_timesteps(num_inference_steps, device=device)
+    return scheduler.timesteps
+
+
+def count_steps(
+    scheduler: Any, num_inference_steps: int, timesteps: list[int] | None, sigmas: list[float] | None
+) -> int:
+    """The steps of a whole schedule. How many steps `sigmas` are is the scheduler's to say."""
+    if sigmas is not None:
+        return len(set_timesteps(fresh_scheduler(scheduler), None, None, sigmas, "cpu"))
+    return num_inference_steps if timesteps is None else len(timesteps)
