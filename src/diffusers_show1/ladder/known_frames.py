@@ -61,7 +61,7 @@ class KnownFrames(PipelineCallback):
         Returns:
             `latents`, (b, 3, f, h, w), changed; nothing for a stage that makes no keyframes.
         """
-        if pipeline.stage_name != "base":
+        if pipeline.takes:  # frames: a later stage
             return {}
         latents = callback_kwargs["latents"]
         count = self.frames.shape[2]

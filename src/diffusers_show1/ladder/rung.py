@@ -16,7 +16,8 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
-from ..sampling.stage import HANDED_OVER
+from ..sampling.call import Call
+from .stage import HANDED_OVER
 
 
 # Stage name -> options of that stage's call.
@@ -64,6 +65,11 @@ class Rung:
     def options(self) -> tuple[str, ...]:
         """What `stage_options` may hold for it: its call's arguments that the cascade does not give itself."""
         return tuple(name for name in inspect.signature(self.stage.__call__).parameters if name not in HANDED_OVER)
+
+    def call(self, options: Mapping[str, Any]) -> Call:
+        """A call of the stage with these options, as its checks see it; all else is as the stage's call has it."""
+        signature = inspect.signature(self.stage.__call__).parameters
+        return Call({**{name: p.default for name, p in signature.items()}, "output_type": "latent", **options})
 
     @cached_property
     def defaults(self) -> dict[str, Any]:

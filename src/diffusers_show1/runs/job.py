@@ -15,7 +15,6 @@ from diffusers.utils import logging
 from torch import Tensor
 
 from ..clips.files import to_uint8
-from ..families.show1.cascade import LOW_MEMORY
 from ..sampling.checks import check_count
 from ..sampling.outputs import VideoPipelineOutput
 from .fingerprint import changes, fingerprint
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-# How much is done at once: these change memory and not the video (but for rounding), and may change on the way.
-PORTIONS = {stage: tuple(options) for stage, options in LOW_MEMORY.items()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
 import sys
@@ -11,6 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ..clips.arrays import OUTPUT_TYPES
+from .schedule import fresh_scheduler, set_timesteps
 
 
 MAX_NUMBERS = 2**32  # of the videos of a call: 16 GiB in float32
@@ -84,14 +88,71 @@ def check_latents(latents: Any, shapes: list[tuple[int, ...]]) -> None:
 
 
 def check_windows(windows: Any, shapes: Sequence[tuple[int, ...]]) -> None:
-    """`finished_windows`: tensors of the first of `shapes`, which are those of a call's windows, in order."""
+    """A stage's finished windows: tensors of the first of `shapes`, which are those of a call's windows, in order."""
     if isinstance(windows, Tensor) or not all(isinstance(window, Tensor) for window in windows):
-        raise TypeError(f"`finished_windows` must be a sequence of tensors, one a window, got {windows!r}.")
+        raise TypeError(f"`window_store` must hold a sequence of tensors, one a window, got {windows!r}.")
     given = [tuple(window.shape) for window in windows]
     if given != [tuple(shape) for shape in shapes[: len(given)]]:
         raise ValueError(
-            f"`finished_windows` must hold the first of this call's windows, of shapes {list(shapes)}, got {given}."
+            f"`window_store` must hold the first of this call's windows, of shapes {list(shapes)}, got {given}."
         )
+
+
+def check_sampling(call: Any, scheduler: Any, tensor_inputs: Sequence[str]) -> None:
+    """The checks of the arguments that all stages have.
+
+    Args:
+        call: a stage's `Call`.
+        scheduler: the stage's.
+        tensor_inputs: what a step callback may ask for.
+
+    Raises:
+        ValueError: naming the argument, its value and what is allowed.
+    """
+    train_steps = scheduler.config.num_train_timesteps
+    timesteps, sigmas = call.timesteps, call.sigmas
+    if timesteps is not None and sigmas is not None:
+        raise ValueError(f"Only one of `timesteps` or `sigmas` can be passed, got {timesteps!r} and {sigmas!r}.")
+    for name, schedule in (("timesteps", timesteps), ("sigmas", sigmas)):
+        if schedule is not None and name not in inspect.signature(scheduler.set_timesteps).parameters:
+            raise ValueError(
+                f"`{name}` must be None with {type(scheduler).__name__}, which can't take them, got {schedule!r}."
+            )
+    if sigmas is not None:
+        if not isinstance(sigmas, (list, tuple)) or len(sigmas) < 2:
+            raise ValueError(
+                f"`sigmas` must be a list of at least 2 noise levels, where a step begins and where it ends, "
+                f"got {sigmas!r}."
+            )
+        for sigma in sigmas:
+            check_number(sigma, "sigmas", low=0)
+        if list(sigmas) != sorted(set(sigmas), reverse=True):
+            raise ValueError(f"`sigmas` must fall from each to the next, got {list(sigmas)}.")
+        # a scheduler may take them in some of its modes only, and says so
+        set_timesteps(fresh_scheduler(scheduler), None, None, sigmas, "cpu")
+    elif timesteps is None:
+        check_count(call.num_inference_steps, "num_inference_steps", high=train_steps)
+    else:
+        if not isinstance(timesteps, (list, tuple)) or not timesteps:
+            raise ValueError(f"`timesteps` must be a list of integers, got {timesteps!r}.")
+        for t in timesteps:
+            check_count(t, "timesteps", low=0, high=train_steps - 1)
+        if list(timesteps) != sorted(set(timesteps), reverse=True):
+            raise ValueError(f"`timesteps` must fall from each to the next, got {list(timesteps)}.")
+    check_number(call.guidance_scale, "guidance_scale", low=0)
+    check_interval(call.guidance_interval, "guidance_interval")
+    check_count(call.num_videos_per_prompt, "num_videos_per_prompt")
+    if call.eta is not None:
+        check_number(call.eta, "eta", low=0)
+    check_output_type(call.output_type)
+    if unknown := [name for name in call.callback_on_step_end_tensor_inputs if name not in tensor_inputs]:
+        raise ValueError(f"`callback_on_step_end_tensor_inputs` must be among {list(tensor_inputs)}, got {unknown}.")
+
+
+def check_output_type(output_type: Any) -> None:
+    """One of `OUTPUT_TYPES`, else a ValueError that says so."""
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, got {output_type!r}.")
 
 
 def size_divisor(unet: nn.Module) -> int:

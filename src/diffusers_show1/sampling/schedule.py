@@ -28,14 +28,17 @@ def set_timesteps(
     sigmas: list[float] | None,
     device: torch.device | str,
 ) -> Tensor:
+    """The timesteps of a whole schedule, falling, on `device`; `scheduler` begins with the first of them."""
     if sigmas is not None:
         scheduler.set_timesteps(sigmas=sigmas, device=device)
-        # Two levels above the highest of the training share its timestep, by which a scheduler would start too late.
-        scheduler.set_begin_index(0)
     elif timesteps is not None:
         scheduler.set_timesteps(timesteps=timesteps, device=device)
     else:
         scheduler.set_timesteps(num_inference_steps, device=device)
+    if hasattr(scheduler, "set_begin_index"):
+        # By itself a scheduler looks its first step up by the timestep: wrong where two noise levels round to one
+        # timestep (Karras' sigmas), and a wait for the accelerator in every loop.
+        scheduler.set_begin_index(0)
     return scheduler.timesteps
 
 

@@ -51,35 +51,42 @@ def check_prompts(
     prompt_embeds: Tensor | None,
     negative_prompt_embeds: Tensor | None,
     width: int | None = None,
+    prefix: str = "",
 ) -> int:
     """Checks the prompt arguments of a call against each other; returns the number of prompts.
 
-    `width` is that of the embeddings the network reads, where it is known.
+    Args:
+        prompt: one prompt or a list.
+        negative_prompt: one, a list of one a prompt, or None.
+        prompt_embeds: (prompts, tokens, width) in place of `prompt`.
+        negative_prompt_embeds: likewise, in place of `negative_prompt`.
+        width: of the embeddings that the network reads, where it is known.
+        prefix: what stands before the embeddings' names in the caller's arguments.
 
     Raises:
         ValueError, TypeError: naming the argument, its value and what is allowed.
     """
+    names = f"{prefix}prompt_embeds", f"{prefix}negative_prompt_embeds"
     if (prompt is None) == (prompt_embeds is None):
         given = "both" if prompt is not None else "neither"
-        raise ValueError(f"Pass either `prompt` or `prompt_embeds`, got {given}.")
+        raise ValueError(f"Pass either `prompt` or `{names[0]}`, got {given}.")
     if prompt_embeds is not None:
-        _check_embeds(prompt_embeds, "prompt_embeds", width)
+        _check_embeds(prompt_embeds, names[0], width)
         count = prompt_embeds.shape[0]
     else:
         count = _check_strings(prompt, "prompt", allow_empty=False)
     if negative_prompt_embeds is not None:
         if negative_prompt is not None:
-            raise ValueError("Pass `negative_prompt` or `negative_prompt_embeds`, got both.")
-        _check_embeds(negative_prompt_embeds, "negative_prompt_embeds", width)
+            raise ValueError(f"Pass `negative_prompt` or `{names[1]}`, got both.")
+        _check_embeds(negative_prompt_embeds, names[1], width)
         if prompt_embeds is not None and negative_prompt_embeds.shape != prompt_embeds.shape:
             raise ValueError(
-                f"`negative_prompt_embeds` must have the shape of `prompt_embeds`, {tuple(prompt_embeds.shape)}, "
+                f"`{names[1]}` must have the shape of `{names[0]}`, {tuple(prompt_embeds.shape)}, "
                 f"got {tuple(negative_prompt_embeds.shape)}."
             )
         if negative_prompt_embeds.shape[0] != count:
             raise ValueError(
-                f"`negative_prompt_embeds` must hold {count} rows, one a prompt, "
-                f"got {negative_prompt_embeds.shape[0]}."
+                f"`{names[1]}` must hold {count} rows, one a prompt, got {negative_prompt_embeds.shape[0]}."
             )
     if negative_prompt is not None:
         negatives = _check_strings(negative_prompt, "negative_prompt", allow_empty=True)
@@ -204,19 +211,19 @@ class PromptMixin:
         # the only `return`: diffusers reads the names off it that a call takes these by
         return prompt_embeds, negative_prompt_embeds
 
-    def check_encoder(self, prompt: Any, negative_prompt_embeds: Tensor | None, guided: bool) -> None:
+    def check_encoder(
+        self, prompt: Any, negative_prompt_embeds: Tensor | None, guided: bool, prefix: str = ""
+    ) -> None:
         """Raises a ValueError if a call would need a text encoder that this pipeline was made without."""
         if self.text_encoder is not None and self.tokenizer is not None:
             return
+        without = f"this pipeline was made without `{prefix}text_encoder` or `{prefix}tokenizer`"
         if prompt is not None:
-            raise ValueError(
-                f"`prompt_embeds` is required: this pipeline was made without `text_encoder` or `tokenizer`, "
-                f"got `prompt`={prompt!r}."
-            )
+            raise ValueError(f"`{prefix}prompt_embeds` is required: {without}, got `prompt`={prompt!r}.")
         if guided and negative_prompt_embeds is None:
             raise ValueError(
-                "`negative_prompt_embeds` is required with guidance: this pipeline was made without `text_encoder` or "
-                "`tokenizer` to encode the negative prompt with, got None."
+                f"`{prefix}negative_prompt_embeds` is required with guidance: {without} to encode the negative prompt "
+                "with, got None."
             )
 
     def _encode(self, prompts: list[str], device: torch.device | str, clean_caption: bool) -> Tensor:

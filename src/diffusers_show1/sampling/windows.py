@@ -1,7 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The windows that stages cut videos into. Pure functions."""
+"""The windows that stages cut videos into: which they are, what is kept of them, and how predictions are blended."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .guidance import cache_context
 
 
 def interpolated_length(keyframes: int, frames_between: int = 3) -> int:
@@ -34,3 +43,75 @@ def overlapping_windows(num_frames: int, window_size: int, overlap: int) -> list
     count = -(-(num_frames - overlap) // (window_size - overlap))
     starts = [i * (num_frames - window_size) // (count - 1) for i in range(count)]
     return [(start, start + window_size) for start in starts]
+
+
+class WindowStore:
+    """What the stages of a call have finished, window by window. Handed to the same call again, it is taken over.
+
+        store = WindowStore()
+        pipe(prompt, generator=torch.Generator().manual_seed(0), window_store=store)  # stopped half-way
+        pipe(prompt, generator=torch.Generator().manual_seed(0), window_store=store)  # goes on
+
+    A stage all of whose windows are there runs no network; the result is that of an undisturbed run, bit for bit.
+
+    Args:
+        windows: stage name -> its first windows, in order, in the model's own range: what an earlier run finished.
+    """
+
+    def __init__(self, windows: Mapping[str, Sequence[Tensor]] | None = None):
+        self.windows: dict[str, list[Tensor]] = {name: list(given) for name, given in (windows or {}).items()}
+
+    def finished(self, stage: str) -> Sequence[Tensor]:
+        """The first windows of a stage, in order, of those that were added."""
+        return self.windows.get(stage, [])
+
+    def add(self, stage: str, index: int, window: Tensor) -> None:
+        """Called by a stage when it has finished its window number `index`, from 0."""
+        self.windows.setdefault(stage, []).append(window)
+
+
+class WindowedUNet:
+    """A video UNet that sees a long video in overlapping windows of frames; shared frames get a blend of predictions.
+
+    MultiDiffusion (Bar-Tal et al. 2023) along time: every step predicts each window by itself, weighs the predictions
+    by weights that rise from a window's ends to its middle, and steps the video as a whole.
+
+    Args:
+        unet: the video UNet.
+        windows: (start, stop) frames, together all of the video.
+    """
+
+    def __init__(self, unet: nn.Module, windows: list[tuple[int, int]]):
+        self.unet, self.windows, self.config = unet, windows, unet.config
+        self.is_cache_enabled = getattr(unet, "is_cache_enabled", False)
+        self._context = ""
+        weights = torch.zeros(len(windows), windows[-1][1])
+        for row, (start, stop) in zip(weights, windows, strict=True):
+            rising = torch.arange(1, stop - start + 1)
+            row[start:stop] = torch.minimum(rising, rising.flip(0))
+        self.weights = weights / weights.sum(dim=0)  # a frame's weights add up to 1
+
+    @contextmanager
+    def cache_context(self, name: str) -> Iterator[None]:
+        """As a network's own; within it each window has a context to itself."""
+        self._context = name
+        yield
+
+    def text_cache(self) -> Any:
+        """The network's own, if it has one: all windows read one text."""
+        return self.unet.text_cache() if hasattr(self.unet, "text_cache") else None
+
+    def _reset_stateful_cache(self) -> None:
+        self.unet._reset_stateful_cache()
+
+    def __call__(self, sample: Tensor, timestep: Any, return_dict: bool = False, **kwargs: Any) -> tuple[Tensor]:
+        """As the UNet's own: sample (b, c, f, h, w) -> prediction (b, c', f, h, w) in a tuple."""
+        self.weights = self.weights.to(sample.device)
+        out: Tensor | None = None
+        for (start, stop), weights in zip(self.windows, self.weights, strict=True):
+            with cache_context(self.unet, f"{self._context}, frames {start}"):
+                part = self.unet(sample[:, :, start:stop], timestep, return_dict=False, **kwargs)[0]
+            if out is None:
+                out = torch.zeros(*part.shape[:2], *sample.shape[2:], device=part.device)
+            out[:, :, start:stop] += part * weights[start:stop, None, None]
+        return (out.to(part.dtype),)

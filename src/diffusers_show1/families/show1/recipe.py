@@ -9,30 +9,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from ...sampling.guidance import guided_steps
-from ...sampling.windows import chained_windows, interpolated_length, overlapping_windows
-
-
-StageOptions = dict[str, dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a cascade is run.
-
-    Args:
-        stages: stage name -> options of that stage's call, in order.
-        same_seed: every stage, and every window in it, draws the same random numbers (the released code seeds anew for
-            each call) instead of numbers of its own.
-        negative_prompt_stages: the stages that get the caller's negative prompt; the others get the empty one.
-    """
-
-    stages: StageOptions
-    same_seed: bool
-    negative_prompt_stages: tuple[str, ...]
+from ...ladder.rung import Recipe, StageOptions
 
 
 # steps, guidance, noise levels, windows, strength: the released inference script; sizes: section 4.1 of the paper.
@@ -102,57 +81,11 @@ RECIPES = {
     ),
     "default": Recipe(
         stages=_with({"refine": {"resize": "bilinear"}}),
-        same_seed=False,
-        negative_prompt_stages=("base", "interpolation", "superres", "refine"),
     ),
     "fast": Recipe(
         stages=_with(
             {name: {"resize": "bilinear", **steps} if name == "refine" else steps for name, steps in _FAST.items()},
             guidance_interval=(0.0, 0.5),
         ),
-        same_seed=False,
-        negative_prompt_stages=("base", "interpolation", "superres", "refine"),
     ),
 }
-
-
-def network_calls(options: StageOptions, first_frame: bool = False) -> dict[str, int]:
-    """How often a run of a whole video calls its networks, stage by stage, counted as the paper's authors do.
-
-    A guided step is two calls, whether they are made in one batch or not, and each window's steps are its own.
-
-    Args:
-        options: of every stage, as `Show1CascadePipeline.resolve_options` returns them.
-        first_frame: whether an image model makes the first super-resolved frame.
-
-    Returns:
-        Stage name -> calls.
-    """
-
-    def loop(stage: dict[str, Any], steps: int, guidance_scale: float) -> int:
-        start, stop = guided_steps(stage.get("guidance_interval", (0.0, 1.0)), steps)
-        return steps + (stop - start if guidance_scale > 1 else 0)
-
-    base, interpolation, superres, refine = options.values()
-    frames = interpolated_length(base["num_frames"], interpolation["frames_between"])
-    windows = {
-        "base": 1,
-        "interpolation": base["num_frames"] - 1,
-        "superres": len(chained_windows(frames, superres["window_size"])),
-        "refine": 1,
-    }
-    if refine.get("window_size") is not None:
-        overlap = refine.get("window_overlap", 8)
-        windows["refine"] = len(overlapping_windows(frames, refine["window_size"], overlap))
-    calls = {}
-    for name, stage in options.items():
-        steps = stage["num_inference_steps"] if stage.get("timesteps") is None else len(stage["timesteps"])
-        if stage.get("sigmas") is not None:
-            steps = len(stage["sigmas"]) - 1
-        if name == "refine":
-            steps = int(steps * stage["strength"])
-        calls[name] = windows[name] * loop(stage, steps, stage["guidance_scale"])
-    if first_frame:
-        scale = superres["first_frame_guidance_scale"]
-        calls["superres"] += loop(superres, superres["first_frame_num_inference_steps"], scale)
-    return calls
