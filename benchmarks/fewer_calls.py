@@ -27,10 +27,12 @@ from diffusers_show1 import TINY_PATH, DeepCacheConfig, Show1CascadePipeline
 from diffusers_show1.clips.metrics import mse
 from diffusers_show1.evaluation import score_clips
 from diffusers_show1.evaluation.protocol import held_out_scenes
-from diffusers_show1.families.show1.recipe import RECIPES, StageOptions, network_calls
+from diffusers_show1.families.show1.recipe import RECIPES
+from diffusers_show1.ladder.rung import StageOptions
 from diffusers_show1.tiny import world
 
 
+network_calls = Show1CascadePipeline.network_calls
 FIRST_HALF = (0.0, 0.5)
 # What is tried for keyframes over the checkpoint's options; `scheduler` and `cache` are for the pipeline.
 KEYFRAMES: dict[str, dict[str, Any]] = {
@@ -207,7 +209,7 @@ def main() -> None:
     record: dict[str, Any] = {
         "command": f"python benchmarks/fewer_calls.py {flags}{' --published' * options.published}",
         "calls_published": {
-            recipe: network_calls(RECIPES[recipe].stages, first_frame=True) for recipe in ("default", "fast")
+            recipe: network_calls(RECIPES[recipe].stages, ("first_frame_unet",)) for recipe in ("default", "fast")
         },
         "calls_tiny": {recipe: network_calls(pipe.resolve_options(recipe)) for recipe in ("default", "fast")},
         "points": [],

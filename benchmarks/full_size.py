@@ -39,7 +39,6 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, T5Config,
 
 from diffusers_show1 import Show1CascadePipeline, Show1UNet3DConditionModel
 from diffusers_show1.families.show1 import unet as unet_show1
-from diffusers_show1.families.show1.cascade import LOW_MEMORY
 
 
 MODES = ("model-offload", "low-memory", "none")
@@ -205,7 +204,7 @@ def estimate(frames: list[int]) -> dict[str, Any]:
     rows = []
     on_meta(pipe)
     for count in frames:
-        plain, small = (activations(pipe, count, options) for options in ({}, LOW_MEMORY))
+        plain, small = (activations(pipe, count, options) for options in ({}, pipe.low_memory_options))
         for name, (total, layers) in weights.items():
             beside = sum(weights[other][0] for other in BESIDE.get(name, []))
             rows.append(

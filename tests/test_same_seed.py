@@ -13,6 +13,7 @@ import torch
 
 from diffusers_show1 import cli
 from diffusers_show1.clips.files import read_video
+from diffusers_show1.sampling.windows import WindowStore
 
 from .contract.components import pipeline, seeded
 
@@ -96,10 +97,11 @@ def test_earlier_stages_do_not_depend_on_later_ones(pipe, alone):
 
 def test_resumed(pipe, alone):
     """Bit for bit; in processes that are killed: `tests/jobs/test_killed.py`."""
-    windows = {}
-    run(pipe, callback_on_window_end=lambda stage, index, w: windows.setdefault(stage.stage_name, []).append(w))
+    store = WindowStore()
+    run(pipe, window_store=store)
     for name in STAGES:
-        assert_same(run(pipe, finished_windows={**windows, name: windows[name][:-1]}), alone[0])
+        begun = WindowStore({**store.windows, name: store.windows[name][:-1]})
+        assert_same(run(pipe, window_store=begun), alone[0])
 
 
 def test_layer_by_layer(alone):

@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from diffusers_show1 import TINY_PATH, Show1CascadePipeline, cli
-from diffusers_show1.families.show1.recipe import RECIPES, network_calls
+from diffusers_show1.families.show1.recipe import RECIPES
 
 from ..contract.components import SMALL_RUN, Calls, clip, pipeline, seeded
 
 
 PROMPT = "a red car driving on the rainbow road."
 STAGES = ("base", "interpolation", "superres", "refine")
+WITH_IMAGE_MODEL = ("first_frame_unet",)
+network_calls = Show1CascadePipeline.network_calls
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +28,10 @@ def pipe():
 
 def test_published_calls():
     """(75 + 7x75 + 70 + 4x125 + 40) x 2, and an eighth of it at most."""
-    published = network_calls(RECIPES["default"].stages, first_frame=True)
+    published = network_calls(RECIPES["default"].stages, WITH_IMAGE_MODEL)
     assert list(published.values()) == [150, 7 * 150, 140 + 4 * 250, 80]
     assert network_calls(RECIPES["default"].stages)["superres"] == 4 * 250
-    fast = network_calls(RECIPES["fast"].stages, first_frame=True)
+    fast = network_calls(RECIPES["fast"].stages, WITH_IMAGE_MODEL)
     assert sum(fast.values()) * 8 <= sum(published.values())
     assert all(fast[name] < published[name] for name in STAGES)
 
@@ -58,7 +60,7 @@ def test_counted_calls_are_made(pipe, interval):
     rows = [
         sum(len(call["sample"]) for call in calls) for calls in (base, interpolation, superres + first_frame, refine)
     ]
-    assert list(network_calls(options, first_frame=True).values()) == rows
+    assert list(network_calls(options, WITH_IMAGE_MODEL).values()) == rows
 
 
 def test_counted_windows_of_refinement():

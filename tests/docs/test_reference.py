@@ -5,6 +5,7 @@ An entry is a `::: path` line of a page, and, of a class, each public method tha
 """
 
 import ast
+import inspect
 import re
 from functools import cache
 from pathlib import Path
@@ -14,12 +15,13 @@ import pytest
 import yaml
 
 import diffusers_show1
+from diffusers_show1.families import all_families
 
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "reference").glob("*.md"))
-# mkdocs.yml does not show them either: the arguments of a stage's `check_inputs` are those of its call.
-NOT_SHOWN = {"check_inputs"}
+# mkdocs.yml does not show them either: how a stage checks its call is between it and a cascade.
+NOT_SHOWN = {"check_inputs", "check_call", "check_options", "check_drawn"}
 SHOWN_SPECIAL = {"__call__"}
 ENTRY = re.compile(r"^::: diffusers_show1\.(\S+)\n(    options: .*)?", re.MULTILINE)
 # What has a shape must say so: "(b, 3, f, h, w)", "()", or by what stands above ("likewise", "as that callback got").
@@ -29,7 +31,14 @@ SHAPE = re.compile(r"\(\)|\([^()]*(\([^()]*\)[^()]*)?,.*\)|likewise|as that call
 
 @cache
 def package() -> griffe.Module:
-    return griffe.load("diffusers_show1", search_paths=[ROOT / "src"], docstring_parser="google")
+    completed = griffe.load_extensions(str(ROOT / "docs" / "griffe_completed.py"))
+    return griffe.load("diffusers_show1", search_paths=[ROOT / "src"], docstring_parser="google", extensions=completed)
+
+
+@cache
+def overridden() -> set[str]:
+    """What a stage says of itself: described once, with `StagePipeline`."""
+    return {name for name, member in package()["ladder.stage.StagePipeline"].members.items() if member.docstring}
 
 
 @cache
@@ -42,6 +51,8 @@ def entries() -> dict[str, griffe.Object]:
             chosen = yaml.safe_load(options)["options"].get("members") if options else None
             for name, member in entry.members.items() if entry.is_class else ():
                 public = not name.startswith("_") or name in SHOWN_SPECIAL
+                if name in overridden() and member.docstring is None:  # what overrides it is described with it
+                    continue
                 if name in chosen if chosen is not None else public and name not in NOT_SHOWN:
                     if member.is_function and "property" not in member.labels:
                         found[f"{path}.{name}"] = member
@@ -98,6 +109,15 @@ def test_results_have_shapes_and_errors_are_told(path):
     assert raised_here(entry) <= told
     if path.endswith("Pipeline.__call__"):
         assert told >= {"ValueError", "TypeError"}
+
+
+@pytest.mark.parametrize("family", all_families(), ids=lambda family: family.name)
+def test_components_of_a_cascade_are_those_of_its_rungs(family):
+    """Its `__init__` is made of the rungs, so griffe does not see it."""
+    cascade = family.cascade_class
+    listed = inspect.getdoc(cascade).partition("Components:\n")[2]
+    told = re.findall(r"^    (\w+)(?: \(.*?\))?: \S", listed, re.MULTILINE)
+    assert told == [name for name in inspect.signature(cascade.__init__).parameters if name != "self"]
 
 
 def test_all_public_names_are_in_the_reference():

@@ -120,9 +120,9 @@ def test_latents_for_every_window(pipe, run):
 def test_match_batch():
     """One video for all, one a prompt, or one a video, in the order of the prompts' rows."""
     videos = torch.arange(2.0).view(2, 1, 1, 1, 1)
-    assert match_batch(videos[1:], 2, 2).flatten().tolist() == [1, 1, 1, 1]
-    assert match_batch(videos, 2, 2).flatten().tolist() == [0, 0, 1, 1]
-    assert match_batch(videos, 1, 2).flatten().tolist() == [0, 1]
+    assert match_batch(videos[1:], 4, 2).flatten().tolist() == [1, 1, 1, 1]
+    assert match_batch(videos, 4, 2).flatten().tolist() == [0, 0, 1, 1]
+    assert match_batch(videos, 2, 2).flatten().tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("form", ["np", "pil", "pt", "latent"])

@@ -87,6 +87,9 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
 
         Args:
             name: one of `stage_names`.
+
+        Returns:
+            The pipeline.
         """
         rung = self.rungs[self.stage_names.index(name)]
         views = self.__dict__.setdefault("_views", {})
@@ -334,7 +337,7 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
             num_inference_steps: of every stage, at least 1; a stage's own, in `stage_options`, goes before it.
             guidance_scale: likewise, at least 0; guidance is off up to 1.
             embeds: where stages read other text encoders than the first, `<reader>_prompt_embeds` and
-                `<reader>_negative_prompt_embeds` for each, needed with `prompt_embeds`.
+                `<reader>_negative_prompt_embeds` for each, (prompts, tokens, width), needed with `prompt_embeds`.
 
         Returns:
             `VideoPipelineOutput`, or `(frames,)`, or with `return_stages` `(frames, stages)`: b videos as the last

@@ -67,7 +67,14 @@ class Rung:
         return tuple(name for name in inspect.signature(self.stage.__call__).parameters if name not in HANDED_OVER)
 
     def call(self, options: Mapping[str, Any]) -> Call:
-        """A call of the stage with these options, as its checks see it; all else is as the stage's call has it."""
+        """A call of the stage, as its checks see it.
+
+        Args:
+            options: argument -> value; all else is as the stage's call has it.
+
+        Returns:
+            All arguments, by name.
+        """
         signature = inspect.signature(self.stage.__call__).parameters
         return Call({**{name: p.default for name, p in signature.items()}, "output_type": "latent", **options})
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 
-
 @dataclasses.dataclass(frozen=True)
 class JobSettings:
     """One video, as `Show1CascadePipeline.__call__` takes it.

@@ -55,18 +55,32 @@ class WindowStore:
     A stage all of whose windows are there runs no network; the result is that of an undisturbed run, bit for bit.
 
     Args:
-        windows: stage name -> its first windows, in order, in the model's own range: what an earlier run finished.
+        windows: stage name -> its first windows, in order, (b, c, f, h, w) in the model's own range: what an earlier
+            run has finished.
     """
 
     def __init__(self, windows: Mapping[str, Sequence[Tensor]] | None = None):
         self.windows: dict[str, list[Tensor]] = {name: list(given) for name, given in (windows or {}).items()}
 
     def finished(self, stage: str) -> Sequence[Tensor]:
-        """The first windows of a stage, in order, of those that were added."""
+        """The first windows of a stage, in order.
+
+        Args:
+            stage: its name.
+
+        Returns:
+            Tensors (b, c, f, h, w), as they were added.
+        """
         return self.windows.get(stage, [])
 
     def add(self, stage: str, index: int, window: Tensor) -> None:
-        """Called by a stage when it has finished its window number `index`, from 0."""
+        """Called by a stage when it has finished a window.
+
+        Args:
+            stage: its name.
+            index: of the window, from 0.
+            window: (b, c, f, h, w) in the model's own range.
+        """
         self.windows.setdefault(stage, []).append(window)
 
 

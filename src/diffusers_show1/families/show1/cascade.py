@@ -34,7 +34,7 @@ class Show1CascadePipeline(CascadePipeline):
     stage is a property (`pipe.base`, `pipe.interpolation`, `pipe.superres`, `pipe.refine`) that builds a pipeline over
     the registered components: exchange `pipe.base_unet` and the stage has it.
 
-    Args:
+    Components:
         tokenizer: T5's, for the three pixel stages.
         text_encoder: T5.
         base_unet: the keyframe network.

@@ -119,7 +119,7 @@ class Show1InterpolationPipeline(StagePipeline):
         batch, (_, height, width) = self.check_inputs(call, extent_of(keyframes))
         keyframes = match_batch(keyframes, batch, num_videos_per_prompt)
         windows, shape = keyframes.shape[2] - 1, (batch, 3, frames_between + 2, height, width)
-        parts = self.parts(call, batch, windows)
+        parts = self._parts(call, batch, windows)
         finished = self.finished_windows(call, [(part.stop - part.start, *shape[1:]) for part in parts])
         self.begin(guidance_scale, guidance_interval, split_guidance)
 
@@ -153,7 +153,7 @@ class Show1InterpolationPipeline(StagePipeline):
         return self.finish(self.join(torch.cat(done), batch), call)
 
     @staticmethod
-    def parts(call: Call, batch: int, windows: int) -> list[slice]:
+    def _parts(call: Call, batch: int, windows: int) -> list[slice]:
         """Which windows of all videos are denoised at once: as many batches as it takes, and as even as possible."""
         rows = batch * windows
         # one generator draws for all rows together, so they can't be parted; `prepare_noise` makes it a list or not

@@ -212,7 +212,15 @@ class Show1RefinementPipeline(StagePipeline, TextualInversionLoaderMixin):
         check_latents(call.latents, [self.latent_shape(batch, extent)])
 
     def latent_shape(self, batch: int, extent: Extent) -> tuple[int, ...]:
-        """(b, c, f, h/8, w/8) of videos of an extent in pixels."""
+        """The shape of videos as latents.
+
+        Args:
+            batch: how many videos.
+            extent: of each, in pixels.
+
+        Returns:
+            (b, c, f, h/8, w/8).
+        """
         sides = (side // self.vae_scale_factor for side in extent[1:])
         return (batch, self.vae.config.latent_channels, extent.frames, *sides)
 

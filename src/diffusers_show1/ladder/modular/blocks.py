@@ -155,9 +155,7 @@ class Show1InputStep(_Step):
         options = cascade.resolve_options(inputs.recipe, inputs.stage_options, inputs.num_frames)
         whole = all(getattr(components, f"{name}_unet", None) is not None for name in STAGES)
         if whole and inputs.video is None:
-            cascade.check_stages(
-                STAGES, options, batch, inputs.num_frames, inputs.callback_on_step_end_tensor_inputs
-            )
+            cascade.check_stages(STAGES, options, batch, inputs.num_frames, inputs.callback_on_step_end_tensor_inputs)
         same_seed = RECIPES[inputs.recipe].same_seed
         return {"stage_generators": cascade.stage_generators(STAGES, inputs.generator, batch, same_seed)}
 
