@@ -6,7 +6,7 @@ import torch
 
 from diffusers_show1.sampling.text import MAX_TOKENS, check_prompts, preprocess, repeat_for_videos, tokenize
 
-from .contract.components import pipeline
+from .contract.components import Calls, pipeline, seeded
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +127,8 @@ EMBEDS = torch.zeros(2, 4, 8)
         ((None, None, EMBEDS, None), 2),
         ((None, None, EMBEDS, EMBEDS), 2),
         ((None, "x", EMBEDS, None), 2),
+        (("", None, None, None), 1),  # what caption dropout trains on
+        ((["a", ""], None, None, None), 2),
     ],
 )
 def test_check_prompts(arguments, count):
@@ -138,9 +140,8 @@ def test_check_prompts(arguments, count):
     [
         ((None, None, None, None), ValueError, ["`prompt`", "neither"]),
         (("a", None, EMBEDS, None), ValueError, ["`prompt_embeds`", "both"]),
-        (("", None, None, None), ValueError, ["`prompt`", "''"]),
         (("  \n", None, None, None), ValueError, ["`prompt`", "empty"]),
-        ((["a", ""], None, None, None), ValueError, ["`prompt`", "['a', '']"]),
+        ((["a", " "], None, None, None), ValueError, ["`prompt`", "['a', ' ']"]),
         (([], None, None, None), ValueError, ["`prompt`", "empty list"]),
         ((7, None, None, None), TypeError, ["`prompt`", "7"]),
         (([7], None, None, None), TypeError, ["`prompt`", "[7]"]),
@@ -167,3 +168,26 @@ def test_no_encoder(t5):
         bare.encode_prompt("a")
     with pytest.raises(ValueError, match="`negative_prompt_embeds` is required"):
         bare.encode_prompt(prompt_embeds=EMBEDS)
+
+
+@pytest.mark.parametrize("prompt", ["a red car", "A Red Car -- on a road! (4K) https://a.b/c.png"])
+def test_encode_prompt_alone_gives_the_embeddings_of_the_call(prompt):
+    """Cleaned as the call cleans, and without the encoder's graph."""
+    pipe = pipeline("base")
+    embeds, negative = pipe.encode_prompt(prompt)
+    assert not embeds.requires_grad
+    call = {"height": 8, "width": 12, "num_frames": 2, "num_inference_steps": 1, "output_type": "latent"}
+    by_text = pipe(prompt, generator=seeded(), **call).frames
+    by_embeds = pipe(prompt_embeds=embeds, negative_prompt_embeds=negative, generator=seeded(), **call).frames
+    assert torch.equal(by_text, by_embeds)
+
+
+@pytest.mark.parametrize("given", ["prompt_embeds", "negative_prompt_embeds"])
+def test_embeddings_of_another_length_than_the_encoded_ones(given):
+    """Told before the encoder runs: the two branches of guidance are one batch."""
+    pipe = pipeline("base")
+    embeds = pipe.encode_prompt("a red car")[0][:, :5]
+    text = {} if given == "prompt_embeds" else {"prompt": "a red car"}
+    with Calls(pipe.text_encoder) as calls, pytest.raises(ValueError, match=f"`{given}` must have 77 tokens.* got 5"):
+        pipe(**text, **{given: embeds}, height=8, width=12, num_inference_steps=1)
+    assert calls == []

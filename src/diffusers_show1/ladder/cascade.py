@@ -482,7 +482,7 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
             text = None if own and given is not None else prompt
             negative_text = None if own and negative is not None else negative_prompt
             here = check_prompts(text, negative_text, given, negative, text_width(stage.unet), reader)
-            stage.check_encoder(text, negative, stage.needs_negative(rung.call(options[rung.name])), reader)
+            stage.check_encoder(text, given, negative, stage.needs_negative(rung.call(options[rung.name])), reader)
             if count not in (None, here):
                 raise ValueError(f"`{reader}prompt_embeds` must hold {count} rows, one a prompt, got {here}.")
             count = here
@@ -544,6 +544,7 @@ class Texts:
         self.prompt, self.negative_prompt = prompt, negative_prompt
         self.num_videos_per_prompt = num_videos_per_prompt
         self.rungs = {rung.name: rung for rung in pipe.rungs if rung.name in names}
+        self.clean_caption = pipe.recipes[recipe].clean_caption
         told = pipe.recipes[recipe].negative_prompt_stages
         self.gets_negative = {name: told is None or name in told for name in names}
         self._made: dict[tuple[str, bool], dict[str, Tensor | None]] = {}
@@ -565,6 +566,7 @@ class Texts:
                 self.pipe._execution_device,
                 given,
                 negative,
+                self.clean_caption,
             )
             self._made[key] = dict(zip(("prompt_embeds", "negative_prompt_embeds"), made, strict=True))
         return self._made[key]

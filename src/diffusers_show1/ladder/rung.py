@@ -95,8 +95,11 @@ class Recipe:
             anew for each call does) instead of numbers of its own.
         negative_prompt_stages: the stages that get the caller's negative prompt, the others get the empty one; `None`
             for all.
+        clean_caption: whether captions are cleaned before encoding, as DeepFloyd IF does; `None`: as each stage's own
+            call does it.
     """
 
     stages: StageOptions
     same_seed: bool = False
     negative_prompt_stages: tuple[str, ...] | None = None
+    clean_caption: bool | None = None

@@ -242,7 +242,7 @@ class StagePipeline(NetworkTypesMixin, DenoisingMixin, PromptMixin, StageLoraMix
             num_videos_per_prompt=call.num_videos_per_prompt,
             do_classifier_free_guidance=self.needs_negative(call),
             device=self._execution_device,
-            clean_caption=getattr(call, "clean_caption", False),
+            clean_caption=getattr(call, "clean_caption", None),
         )
 
     def schedule(self, call: Call) -> tuple[Any, Tensor]:

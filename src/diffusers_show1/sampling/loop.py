@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .guidance import Predictor, guide, guide_by, guided_steps
 from .latents import fold, unfold
 from .noise import Generators, draws_split_evenly, per_frame
+from .schedule import HIGHEST_START
 
 
 class DenoisingMixin:
@@ -125,7 +126,7 @@ class DenoisingMixin:
             channels=None if takes_variance(scheduler, unet.config.out_channels, channels) else channels,
         )
         self._num_timesteps, self._timesteps = len(timesteps), timesteps
-        guided, finite = None, FiniteSteps(self.stage_name, timesteps)
+        guided, finite = None, FiniteSteps(self.stage_name, timesteps, scheduler)
         for i, t in enumerate(timesteps):
             if self.interrupt:
                 continue
@@ -172,10 +173,11 @@ class FiniteSteps:
     Args:
         stage: its name, for the message.
         timesteps: of the loop.
+        scheduler: of the loop.
     """
 
-    def __init__(self, stage: str, timesteps: Tensor):
-        self.stage, self.timesteps = stage, timesteps
+    def __init__(self, stage: str, timesteps: Tensor, scheduler: Any):
+        self.stage, self.timesteps, self.scheduler = stage, timesteps, scheduler
         self._flags: list[Tensor] = []
 
     def note(self, prediction: Tensor, latents: Tensor) -> None:
@@ -192,11 +194,12 @@ class FiniteSteps:
         if False not in flags:
             return
         step = flags.index(False)
-        advice = (
-            "bfloat16 and float32 reach further"
-            if dtype == torch.float16
-            else "its network's weights or its options are to blame"
-        )
+        advice = "its network's weights or its options are to blame"
+        name, start = type(self.scheduler).__name__, self.scheduler.init_noise_sigma
+        if start > HIGHEST_START:
+            advice = f"{name}, which starts at a noise of {start:.0f}, is to blame"
+        elif dtype == torch.float16:
+            advice = "bfloat16 and float32 reach further"
         raise FloatingPointError(
             f"stage {self.stage!r}: step {step + 1} of {len(self.timesteps)} (timestep {self.timesteps[step]}) made "
             f"NaN or infinity, in {dtype}: {advice}."

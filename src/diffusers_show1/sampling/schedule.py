@@ -3,10 +3,19 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
+from diffusers.utils import logging
 from torch import Tensor
+
+
+logger = logging.get_logger(__name__)
+
+# A noise level that no step of a float can start from. Schedulers of sigmas (Euler, Heun, KDPM2) start where the
+# signal is gone: at 14.6 on Stable Diffusion's schedule, at 20,291 on the squared cosine of the pixel stages.
+HIGHEST_START = 1000.0
 
 
 def fresh_scheduler(scheduler: Any, final_sigmas_type: str | None = None) -> Any:
@@ -40,6 +49,23 @@ def set_timesteps(
         # timestep (Karras' sigmas), and a wait for the accelerator in every loop.
         scheduler.set_begin_index(0)
     return scheduler.timesteps
+
+
+def initial_noise(noise: Tensor, scheduler: Any) -> Tensor:
+    """Noise (b, c, f, h, w) of the level that a schedule begins at; warns where that level is absurd."""
+    start = float(scheduler.init_noise_sigma)
+    if start > HIGHEST_START:
+        _warn_of_start(type(scheduler).__name__, round(start))
+    return noise * scheduler.init_noise_sigma
+
+
+@cache
+def _warn_of_start(name: str, start: int) -> None:
+    logger.warning(
+        f"{name} starts at a noise of {start} on this stage's schedule (the signal is 1): its first steps are too "
+        "large, and the video may be black, white or NaN, the more so the fewer steps. Set a scheduler that starts at "
+        "1, such as DPMSolverMultistepScheduler, UniPCMultistepScheduler or DDIMScheduler."
+    )
 
 
 def count_steps(

@@ -74,7 +74,7 @@ def check_prompts(
         _check_embeds(prompt_embeds, names[0], width)
         count = prompt_embeds.shape[0]
     else:
-        count = _check_strings(prompt, "prompt", allow_empty=False)
+        count = _check_strings(prompt, "prompt")
     if negative_prompt_embeds is not None:
         if negative_prompt is not None:
             raise ValueError(f"Pass `negative_prompt` or `{names[1]}`, got both.")
@@ -89,7 +89,7 @@ def check_prompts(
                 f"`{names[1]}` must hold {count} rows, one a prompt, got {negative_prompt_embeds.shape[0]}."
             )
     if negative_prompt is not None:
-        negatives = _check_strings(negative_prompt, "negative_prompt", allow_empty=True)
+        negatives = _check_strings(negative_prompt, "negative_prompt")
         if isinstance(negative_prompt, (list, tuple)) and negatives != count:
             raise ValueError(f"`negative_prompt` must be one string or {count} (one a prompt), got {negatives}.")
     return count
@@ -106,14 +106,14 @@ def text_width(unet: Any) -> int:
     return getattr(unet.config, "encoder_hid_dim", None) or unet.config.cross_attention_dim
 
 
-def _check_strings(value: Any, name: str, allow_empty: bool) -> int:
+def _check_strings(value: Any, name: str) -> int:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, (list, tuple)) or not all(isinstance(v, str) for v in values):
         raise TypeError(f"`{name}` must be a string or a list of strings, got {shorten(repr(value))}.")
     if not values:
         raise ValueError(f"`{name}` must hold at least one prompt, got an empty list.")
-    if not allow_empty and any(not v.strip() for v in values):
-        raise ValueError(f"`{name}` must not be empty, got {value!r}.")
+    if any(v and not v.strip() for v in values):
+        raise ValueError(f"`{name}` must not be empty but as '', got {value!r}.")
     for text in values:
         if len(text) > MAX_CHARACTERS:
             raise ValueError(f"`{name}` must have at most {MAX_CHARACTERS} characters, got {len(text)}.")
@@ -122,9 +122,14 @@ def _check_strings(value: Any, name: str, allow_empty: bool) -> int:
     return len(values)
 
 
+def token_count(tokenizer: Any, max_length: int = MAX_TOKENS) -> int:
+    """How many tokens every prompt is padded or cut to."""
+    return min(max_length, tokenizer.model_max_length)
+
+
 def tokenize(tokenizer: Any, prompts: list[str], max_length: int = MAX_TOKENS) -> dict[str, Tensor]:
     """Pads or cuts to the same length, and warns with the words that a too long prompt loses."""
-    max_length = min(max_length, tokenizer.model_max_length)
+    max_length = token_count(tokenizer, max_length)
     with _TOKENIZING:
         tokens = tokenizer(
             prompts,
@@ -156,7 +161,10 @@ class PromptMixin:
 
     # T5 is given the padding mask; CLIP, causal and trained with padding, is not.
     _mask_padding = True
+    cleans_captions = False
+    """Whether its call cleans captions as DeepFloyd IF does, unless told otherwise."""
 
+    @torch.no_grad()
     def encode_prompt(
         self,
         prompt: str | list[str] | None = None,
@@ -166,7 +174,7 @@ class PromptMixin:
         device: torch.device | str | None = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
-        clean_caption: bool = False,
+        clean_caption: bool | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Prompts, or embeddings made earlier, to embeddings ready for `prompt_embeds`.
 
@@ -175,7 +183,7 @@ class PromptMixin:
             negative_prompt: what guidance leads away from, one or one a prompt; `None` is the empty prompt.
             num_videos_per_prompt: copies of each row.
             do_classifier_free_guidance: whether negative embeddings are needed.
-            clean_caption: DeepFloyd IF's caption cleaning (T5 stages only).
+            clean_caption: DeepFloyd IF's caption cleaning (T5 stages only); by default what the stage's call does.
 
         Returns:
             `(prompt_embeds, negative_prompt_embeds)`, each (prompts · videos, tokens, width); the second is `None`
@@ -185,12 +193,16 @@ class PromptMixin:
             ValueError, TypeError: a prompt that is no text, too long, or without an encoder for it.
         """
         self.check_encoder(
-            prompt if prompt_embeds is None else None, negative_prompt_embeds, do_classifier_free_guidance
+            prompt if prompt_embeds is None else None,
+            prompt_embeds,
+            negative_prompt_embeds,
+            do_classifier_free_guidance,
         )
+        clean_caption = self.cleans_captions if clean_caption is None else clean_caption
         device = device or self._execution_device
         for name, given in (("prompt", prompt), ("negative_prompt", negative_prompt)):
             if given is not None:
-                _check_strings(given, name, allow_empty=True)
+                _check_strings(given, name)
         if prompt_embeds is None:
             prompts = [prompt] if isinstance(prompt, str) else list(prompt)
             prompt_embeds = self._encode(prompts, device, clean_caption)
@@ -212,18 +224,45 @@ class PromptMixin:
         return prompt_embeds, negative_prompt_embeds
 
     def check_encoder(
-        self, prompt: Any, negative_prompt_embeds: Tensor | None, guided: bool, prefix: str = ""
+        self,
+        prompt: Any,
+        prompt_embeds: Tensor | None,
+        negative_prompt_embeds: Tensor | None,
+        guided: bool,
+        prefix: str = "",
     ) -> None:
-        """Raises a ValueError if a call would need a text encoder that this pipeline was made without."""
-        if self.text_encoder is not None and self.tokenizer is not None:
+        """Checks that what a call has to encode can be encoded, and will fit what it was given.
+
+        Args:
+            prompt: the prompt to encode; None where embeddings stand for it.
+            prompt_embeds: (prompts, tokens, width), or None.
+            negative_prompt_embeds: likewise.
+            guided: whether the negative prompt is needed.
+            prefix: what stands before the arguments' names.
+
+        Raises:
+            ValueError: the text encoder is missing, or makes embeddings of another length than those that were given.
+        """
+        if self.text_encoder is None or self.tokenizer is None:
+            without = f"this pipeline was made without `{prefix}text_encoder` or `{prefix}tokenizer`"
+            if prompt is not None:
+                raise ValueError(f"`{prefix}prompt_embeds` is required: {without}, got `prompt`={prompt!r}.")
+            if guided and negative_prompt_embeds is None:
+                raise ValueError(
+                    f"`{prefix}negative_prompt_embeds` is required with guidance: {without} to encode the negative "
+                    "prompt with, got None."
+                )
             return
-        without = f"this pipeline was made without `{prefix}text_encoder` or `{prefix}tokenizer`"
-        if prompt is not None:
-            raise ValueError(f"`{prefix}prompt_embeds` is required: {without}, got `prompt`={prompt!r}.")
-        if guided and negative_prompt_embeds is None:
+        if not guided or (prompt_embeds is None) == (negative_prompt_embeds is None):
+            return  # both are given, and were compared, or both are encoded
+        name, given = (
+            ("prompt_embeds", prompt_embeds) if prompt is None else ("negative_prompt_embeds", negative_prompt_embeds)
+        )
+        length = token_count(self.tokenizer)
+        if given.shape[1] != length:
             raise ValueError(
-                f"`{prefix}negative_prompt_embeds` is required with guidance: {without} to encode the negative prompt "
-                "with, got None."
+                f"`{prefix}{name}` must have {length} tokens, as many as the other text will be encoded to, "
+                f"got {given.shape[1]}."
             )
 
     def _encode(self, prompts: list[str], device: torch.device | str, clean_caption: bool) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...sampling.latents import fold, unfold
 from ...sampling.noise import Generators, draw
-from ...sampling.schedule import fresh_scheduler, set_timesteps
+from ...sampling.schedule import fresh_scheduler, initial_noise, set_timesteps
 
 
 class FirstFrameMixin:
@@ -80,7 +80,7 @@ class FirstFrameMixin:
         condition = self.prepare_condition(upscaled, None, noise_level, generator)
         with self.progress_bar(total=len(steps)) as progress:
             return self.denoise(
-                noise * scheduler.init_noise_sigma,
+                initial_noise(noise, scheduler),
                 steps,
                 scheduler,
                 prompt_embeds,

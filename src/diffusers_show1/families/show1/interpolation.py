@@ -20,7 +20,7 @@ from ...sampling.checks import check_count, check_latents, check_size, size_divi
 from ...sampling.documented import documented
 from ...sampling.noise import Generators, draw, per_video, replay, spawn
 from ...sampling.outputs import VideoPipelineOutput
-from ...sampling.schedule import count_steps
+from ...sampling.schedule import count_steps, initial_noise
 from ...sampling.windows import WindowStore, interpolated_length
 
 
@@ -44,6 +44,7 @@ class Show1InterpolationPipeline(StagePipeline):
     stage_name = "interpolation"
     low_memory = {"split_guidance": True, "window_batch_size": 1}
     shrink = "smaller frames (height and width of the stage before) need less, and are another video"
+    cleans_captions = True
     model_cpu_offload_seq = "text_encoder->unet->safety_checker"
 
     def __init__(
@@ -137,7 +138,7 @@ class Show1InterpolationPipeline(StagePipeline):
             for part in remaining:
                 scheduler, steps = self.schedule(call)
                 window = self.denoise(
-                    noise[part] * scheduler.init_noise_sigma,
+                    initial_noise(noise[part], scheduler),
                     steps,
                     scheduler,
                     *(None if rows is None else rows[part] for rows in embeds),

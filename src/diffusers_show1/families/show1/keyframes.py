@@ -20,6 +20,7 @@ from ...sampling.checks import check_count, check_latents, check_size, size_divi
 from ...sampling.documented import documented
 from ...sampling.noise import Generators, draw
 from ...sampling.outputs import VideoPipelineOutput
+from ...sampling.schedule import initial_noise
 from ...sampling.windows import WindowStore
 
 
@@ -42,6 +43,7 @@ class Show1KeyframePipeline(StagePipeline):
     stage_name = "base"
     takes = ()
     shrink = "fewer frames (num_frames, --frames) need less in proportion beside weights"
+    cleans_captions = True
     model_cpu_offload_seq = "text_encoder->unet->safety_checker"
 
     def __init__(
@@ -125,7 +127,7 @@ class Show1KeyframePipeline(StagePipeline):
         else:
             with self.progress_bar(total=len(steps)) as progress:
                 video = self.denoise(
-                    noise * scheduler.init_noise_sigma,
+                    initial_noise(noise, scheduler),
                     steps,
                     scheduler,
                     *embeds,

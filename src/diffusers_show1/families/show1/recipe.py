@@ -78,6 +78,7 @@ RECIPES = {
         ),
         same_seed=True,
         negative_prompt_stages=("refine",),
+        clean_caption=False,  # the script encodes by `encode_prompt`, whose default that is
     ),
     "default": Recipe(
         stages=_with({"refine": {"resize": "bilinear"}}),

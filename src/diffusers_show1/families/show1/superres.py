@@ -21,7 +21,7 @@ from ...sampling.documented import documented
 from ...sampling.latents import fold, unfold
 from ...sampling.noise import Generators, draw, per_video, replay, spawn
 from ...sampling.outputs import VideoPipelineOutput
-from ...sampling.schedule import count_steps
+from ...sampling.schedule import count_steps, initial_noise
 from ...sampling.windows import WindowStore, chained_windows
 from .first_frame import FirstFrameMixin
 
@@ -50,6 +50,7 @@ class Show1SuperResolutionPipeline(FirstFrameMixin, StagePipeline):
 
     stage_name = "superres"
     shrink = "a smaller window_size needs less in proportion beside weights, and is another video"
+    cleans_captions = True
     model_cpu_offload_seq = "text_encoder->first_frame_unet->unet->safety_checker"
     _optional_components = [*StagePipeline._optional_components, "first_frame_unet", "first_frame_scheduler"]
 
@@ -190,7 +191,7 @@ class Show1SuperResolutionPipeline(FirstFrameMixin, StagePipeline):
                 noise = draw(shape, window_generator, like) if latents is None else latents[:, :, start:stop].to(like)
                 upscaled = condition_frames[:, :, start:stop]
                 window = self.denoise(
-                    noise * scheduler.init_noise_sigma,
+                    initial_noise(noise, scheduler),
                     steps,
                     scheduler,
                     *embeds,
