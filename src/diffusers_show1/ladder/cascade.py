@@ -16,6 +16,8 @@ import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, ClassVar, get_type_hints
 
+import numpy as np
+import PIL.Image
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils.torch_utils import get_device
@@ -23,6 +25,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
+from ..clips.arrays import to_model_space
 from ..clips.words import shorten
 from ..sampling.call import PIXELS, Extent, Handover
 from ..sampling.checks import check_count, check_generator, check_output_type
@@ -30,10 +33,11 @@ from ..sampling.noise import Generators, per_video, replay, spawn
 from ..sampling.outputs import VideoPipelineOutput
 from ..sampling.text import check_prompts, text_width
 from ..sampling.windows import WindowStore
+from .known_frames import KnownFrames
 from .lora import LoraMixin, check_lora_scale
 from .rung import Recipe, Rung, StageOptions
 from .safety import SafetyMixin, join_outputs
-from .stage import NetworkTypesMixin, StagePipeline
+from .stage import NetworkTypesMixin, StagePipeline, extent_of
 
 
 Embeds = Mapping[str, Tensor | None]
@@ -305,6 +309,9 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
         window_store: WindowStore | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        image: Any = None,
+        video: Any = None,
+        start_at: str | None = None,
         **embeds: Tensor | None,
     ) -> VideoPipelineOutput | tuple:
         r"""Makes a video.
@@ -336,6 +343,11 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
                 the same call again, the run goes on behind it, with the result of an undisturbed run, bit for bit.
             num_inference_steps: of every stage, at least 1; a stage's own, in `stage_options`, goes before it.
             guidance_scale: likewise, at least 0; guidance is off up to 1.
+            image: the video's first frame, a PIL image or an array (h, w, 3), resized to the first stage's size; the
+                other frames go on from it (`KnownFrames`, which costs a gradient a step).
+            video: a video in any form of `to_model_space`, in place of what the stages before `start_at` would make.
+            start_at: with `video`, the first stage to run: by default the last of the cascade, which makes the video
+                anew with the prompt as far as its options say.
             embeds: where stages read other text encoders than the first, `<reader>_prompt_embeds` and
                 `<reader>_negative_prompt_embeds` for each, (prompts, tokens, width), needed with `prompt_embeds`.
 
@@ -350,7 +362,7 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
         self._check_names(embeds)
         if stop_after is not None and stop_after not in self.stage_names:
             raise ValueError(f"`stop_after` must be one of {self.stage_names}, got {stop_after!r}.")
-        names = self.stage_names[: self.stage_names.index(stop_after) + 1 if stop_after else None]
+        names, given = self._entry(image, video, start_at, stop_after)
         check_output_type(output_type)
         check_count(num_videos_per_prompt, "num_videos_per_prompt")
         self.check_safety_parts()
@@ -368,7 +380,12 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
         check_generator(generator, batch)
         if window_store is not None and (strangers := set(window_store.windows) - set(self.stage_names)):
             raise ValueError(f"`window_store` must name stages of {self.stage_names}, got {sorted(strangers)}.")
-        self.check_stages(names, options, batch, num_frames, callback_on_step_end_tensor_inputs)
+        tensor_inputs = callback_on_step_end_tensor_inputs
+        extent = None if given is None else extent_of(given.video)
+        self.check_stages(names, options, batch, num_frames, tensor_inputs, extent)
+        if image is not None:
+            known = KnownFrames([image] if isinstance(image, PIL.Image.Image) else np.asarray(image)[None])
+            callback_on_step_end, tensor_inputs = known.beside(callback_on_step_end, tensor_inputs)
 
         # 2. Random numbers; text, as each encoder's first stage comes
         generators = self.stage_generators(names, generator, batch, self.recipes[recipe].same_seed)
@@ -377,7 +394,7 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
 
         # 3. The stages, in the model's own range from one to the next
         outputs: dict[str, VideoPipelineOutput] = {}
-        handed: Handover | None = None
+        handed = given
         try:
             for name in names:
                 stage, call = self.stage(name), self.rungs[self.stage_names.index(name)].call(options[name])
@@ -389,7 +406,7 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
                     generator=generators[name],
                     output_type="latent",
                     callback_on_step_end=callback_on_step_end,
-                    callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+                    callback_on_step_end_tensor_inputs=tensor_inputs,
                     window_store=window_store,
                 ).frames
                 self._offload_stages()
@@ -406,6 +423,27 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
             self.maybe_free_model_hooks()
         result = join_outputs(outputs) if return_stages else outputs[names[-1]]
         return result if return_dict else result.to_tuple()
+
+    def _entry(
+        self, image: Any, video: Any, start_at: str | None, stop_after: str | None
+    ) -> tuple[tuple[str, ...], Handover | None]:
+        """The stages of a call, and the video that the first of them is given, if any."""
+        if start_at is not None and start_at not in self.stage_names:
+            raise ValueError(f"`start_at` must be one of {self.stage_names}, got {start_at!r}.")
+        if (start_at is not None and video is None) or (image is not None and video is not None):
+            wanted = "`video` is required with `start_at`" if video is None else "Pass `image` or `video`"
+            raise ValueError(f"{wanted}, got {'None' if video is None else 'both'}.")
+        first = 0 if video is None else self.stage_names.index(start_at or self.stage_names[-1])
+        names = self.stage_names[first : self.stage_names.index(stop_after) + 1 if stop_after else None]
+        if not names:
+            raise ValueError(f"`stop_after` must not come before `start_at`, got {stop_after!r} before {start_at!r}.")
+        if video is None:
+            return names, None
+        if not self.rungs[first].stage.takes:
+            raise ValueError(
+                f"`start_at` must be a stage that takes frames, got {names[0]!r}, which starts from text."
+            )
+        return names, Handover(to_model_space(video, None, "video"))
 
     def _check_names(self, given: Iterable[str]) -> None:
         """Of the call's arguments that not every cascade has: this one's readers, or a TypeError that helps."""
@@ -440,8 +478,10 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
         if same_seed:
             streams = [[replay(g) for _ in names] for g in videos]
         else:
-            # a stream for every stage of the cascade, so that stopping earlier changes nothing before
-            streams = [spawn(g, len(cls.stage_names)) for g in videos]
+            # a stream for every stage of the cascade, so that those that don't run change nothing for the others
+            places = [cls.stage_names.index(name) for name in names]
+            spawned = [spawn(g, len(cls.stage_names)) for g in videos]
+            streams = [[of_stages[place] for place in places] for of_stages in spawned]
         by_stage = {name: [video[i] for video in streams] for i, name in enumerate(names)}
         return {name: gs[0] if batch == 1 else gs for name, gs in by_stage.items()}
 
@@ -469,7 +509,7 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
             ValueError, TypeError: naming the argument, its value and what is allowed.
         """
         count: int | None = None
-        for rung in self.rungs[: len(names)]:
+        for rung in (rung for rung in self.rungs if rung.name in names):
             reader, stage = rung.reader, self.stage(rung.name)
             given, negative = embeds.get(f"{reader}prompt_embeds"), embeds.get(f"{reader}negative_prompt_embeds")
             if prompt is None and given is None and reader != self.readers[0]:
@@ -496,6 +536,7 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
         batch: int,
         num_frames: int | None = None,
         callback_tensor_inputs: list[str] | None = None,
+        given: tuple[int, Extent] | None = None,
     ) -> dict[str, Extent]:
         """Runs every stage's own checks on what it will get, so that a bad option of the last one is told at once.
 
@@ -505,6 +546,7 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
             batch: how many videos.
             num_frames: how many frames the video is to have; None keeps all.
             callback_tensor_inputs: what the step callback asks for, or None.
+            given: how many videos the first of them is given, and their extent; None where it takes none.
 
         Returns:
             Stage -> what it will make.
@@ -513,9 +555,8 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
             ValueError, TypeError: what a stage's checks raise, with the stage's name before it.
         """
         wanted = {} if num_frames is None else self.frames_wanted(options, num_frames)
-        given: tuple[int, Extent] | None = None
         extents = {}
-        for rung in self.rungs[: len(names)]:
+        for rung in (rung for rung in self.rungs if rung.name in names):
             call = rung.call({**options[rung.name], "callback_on_step_end_tensor_inputs": callback_tensor_inputs})
             try:
                 batch, extent = self.stage(rung.name).check_call(call, batch, given)

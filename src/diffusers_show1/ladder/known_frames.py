@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -48,6 +49,26 @@ class KnownFrames(PipelineCallback):
     @property
     def tensor_inputs(self) -> list[str]:
         return ["latents", "prompt_embeds"]
+
+    def beside(self, callback: Callable | None, tensor_inputs: list[str] | None) -> tuple[Callable, list[str]]:
+        """One callback that does this and then a caller's own.
+
+        Args:
+            callback: the caller's, or None.
+            tensor_inputs: what it asks for, or None.
+
+        Returns:
+            The callback, and what it asks for.
+        """
+        if callback is None:
+            return self, self.tensor_inputs
+        own = tensor_inputs if tensor_inputs is not None else getattr(callback, "tensor_inputs", ["latents"])
+
+        def both(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            tensors = {**tensors, **self(pipeline, step, timestep, tensors)}
+            return {**tensors, **(callback(pipeline, step, timestep, {name: tensors[name] for name in own}) or {})}
+
+        return both, list(dict.fromkeys([*self.tensor_inputs, *own]))
 
     def callback_fn(self, pipeline: Any, step_index: int, timestep: Any, callback_kwargs: dict) -> dict[str, Tensor]:
         """What the stage calls after each step.
