@@ -369,8 +369,8 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
         everywhere = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
         everywhere = {name: value for name, value in everywhere.items() if value is not None}
         if everywhere and isinstance(stage_options or {}, dict):
-            given = stage_options or {}
-            stage_options = {**given, **{name: {**everywhere, **given.get(name, {})} for name in self.stage_names}}
+            own = stage_options or {}
+            stage_options = {**own, **{name: {**everywhere, **own.get(name, {})} for name in self.stage_names}}
         options = self.resolve_options(recipe, stage_options, num_frames)
         check_lora_scale(cross_attention_kwargs)
         for name in names:
