@@ -24,7 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .registration import PUBLISHED_PIPELINES, PUBLISHED_UNET_CLASS, PUBLISHED_UNET_MODULE, is_published_refinement
+from ..families import all_families
 
 
 PACKAGE = "diffusers_show1"
@@ -492,7 +492,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
 def _find_repository(index: dict[str, Any]) -> Repository:
     name = index["_class_name"]
     name = name if isinstance(name, str) else name[1]
-    ours = "Show1RefinementPipeline" if is_published_refinement(index) else PUBLISHED_PIPELINES.get(name, name)
+    ours = next((found for family in all_families() if (found := family.pipeline_of(index))), name)
     for repository in REPOSITORIES:
         if repository.pipeline == ours:
             return repository
@@ -501,9 +501,8 @@ def _find_repository(index: dict[str, Any]) -> Repository:
 
 def _is_network(entry: Any) -> bool:
     """Whether an index entry is our network, by any name that it is saved or published under."""
-    return isinstance(entry, list) and (
-        entry[1] == NETWORK_CLASS or entry == [PUBLISHED_UNET_MODULE, PUBLISHED_UNET_CLASS]
-    )
+    known = any(family.is_network(entry) for family in all_families())
+    return known or (isinstance(entry, list) and entry[1] == NETWORK_CLASS)  # or one of a bundle
 
 
 def main(arguments: list[str] | None = None) -> int:

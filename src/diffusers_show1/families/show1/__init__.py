@@ -19,8 +19,17 @@ FAMILY = Family(
         "Show1SuperResolutionPipeline": "superres",
         "Show1RefinementPipeline": "refine",
         "Show1CascadePipeline": "cascade",
+        "Show1Blocks": "modular",
+        "Show1ModularPipeline": "modular",
     },
     networks=("Show1UNet3DConditionModel",),
+    stages={
+        "base": "Show1KeyframePipeline",
+        "interpolation": "Show1InterpolationPipeline",
+        "superres": "Show1SuperResolutionPipeline",
+        "refine": "Show1RefinementPipeline",
+    },
+    blocks=("Show1Blocks", "Show1ModularPipeline"),
     published={
         "base": Repository("showlab/show-1-base", "TextToVideoIFPipeline"),
         "interpolation": Repository("showlab/show-1-interpolation", "TextToVideoIFInterpPipeline"),
