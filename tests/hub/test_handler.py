@@ -20,7 +20,7 @@ from diffusers_show1 import (
     Show1SuperResolutionPipeline,
 )
 from diffusers_show1.hub import handler as source
-from diffusers_show1.hub.cards import CARDS, render
+from diffusers_show1.hub.cards import all_cards, render
 from tests.golden.cases import MODELS
 
 
@@ -167,7 +167,7 @@ def test_odd_sizes_are_padded_and_colours_survive():
     assert np.abs(np.mean(frames, axis=(0, 1, 2)) - [200, 0, 0]).max() < 12
 
 
-@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("name", all_cards())
 def test_the_cards_request_is_one_that_the_handler_takes(name, cascade, interpolation):
     text = render(name).split("```json\n")[1].split("\n```")[0]
     request = json.loads(text)
