@@ -389,9 +389,11 @@ def _plan_cascade(family: Family, sources: Mapping[str, Source], without: list[s
                 own = None if name in _EMPTY_COMPONENTS else rungs[stage].parts.get(name)
                 reason = f"the {stage} stage has no use for it"
                 if own is not None and owners[own] != stage:
-                    own, reason = None, f"the {owners[own]} stage's serves all that share it"
+                    reason = f"the {owners[own]} stage's serves all that share it"
+                    own = None
                 elif own is not None and own in lent:
-                    own, reason = None, f"`source[{lent[own]!r}]` takes its place"
+                    reason = f"`source[{lent[own]!r}]` takes its place"
+                    own = None
             if own is not None and own in without:
                 own, reason = None, "asked for by `without`"
             if own is None:

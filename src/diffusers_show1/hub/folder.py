@@ -110,10 +110,11 @@ def check_parameters(component: Any, folder: Path) -> None:
     if not isinstance(component, nn.Module) or getattr(component, "hf_quantizer", None) is not None:
         return
     stored: set[str] = set()
-    for path in folder.glob("*.safetensors"):
+    files = [path for path in sorted(folder.glob("*")) if path.is_file()]  # and no pipe, which would never end
+    for path in (path for path in files if path.suffix == ".safetensors"):
         with safe_open(path, framework="pt") as file:
             stored.update(file.keys())
-    for path in folder.glob("*.bin"):
+    for path in (path for path in files if path.suffix == ".bin"):
         stored.update(read_any(path))
     found = {name for each in stored for name in modern_names(each)}
     parameters = dict(component.named_parameters(remove_duplicate=False))

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..families import all_families
+from ..families import all_families, family_of
 from . import card_sections, cards
 from .folder import leads_out
 
@@ -228,6 +228,8 @@ def build(
     """
     index = read_index(source)
     extras = _extras(index["_class_name"], repo_id, card, media)
+    family = family_of(index["_class_name"])
+    family_requirements = () if family is None else family.requirements
     folders = {revision: folder / revision for revision in revisions}
     with tempfile.TemporaryDirectory(prefix="show1-publish-") as scratch:
         main = folders.get("main", Path(scratch) / "main")
@@ -235,7 +237,8 @@ def build(
         if "remote-code" in folders:
             _copy_remote_code(main, folders["remote-code"])
     for revision, target in folders.items():
-        for path, content in {**extras, "requirements.txt": _lines(REQUIREMENTS[revision])}.items():
+        needed = [*REQUIREMENTS[revision], *(family_requirements if revision == "main" else ())]
+        for path, content in {**extras, "requirements.txt": _lines(needed)}.items():
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             (target / path).write_bytes(content)
         {"main": check_main, "remote-code": check_remote_code}[revision](target)
@@ -413,7 +416,8 @@ def check_main(folder: Path) -> None:
 
 _LOAD_WITHOUT_THE_PACKAGE = """\
 import sys
-sys.modules["diffusers_show1"] = None  # importing it fails, as where it is not installed
+for name in sys.argv[2:]:
+    sys.modules[name] = None  # importing it fails, as where it is not installed
 import torch
 from diffusers import DiffusionPipeline
 pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True, dtype=torch.float16)
@@ -426,9 +430,10 @@ def check_remote_code(folder: Path) -> None:
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     if not isinstance(index["_class_name"], list):
         raise PublishError(f"`remote-code` has no code of its own: its pipeline is {index['_class_name']!r}.")
+    packages = dict.fromkeys(("diffusers_show1", *(family.library for family in all_families())))
     with tempfile.TemporaryDirectory(prefix="show1-modules-") as modules:
         done = subprocess.run(
-            [sys.executable, "-c", _LOAD_WITHOUT_THE_PACKAGE, os.fspath(folder.resolve())],
+            [sys.executable, "-c", _LOAD_WITHOUT_THE_PACKAGE, os.fspath(folder.resolve()), *packages],
             env={**os.environ, "HF_MODULES_CACHE": modules, "HF_HUB_OFFLINE": "1", "DIFFUSERS_VERBOSITY": "error"},
             capture_output=True,
             text=True,

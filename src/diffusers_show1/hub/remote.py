@@ -13,12 +13,14 @@ def answered(repo_id: str) -> Iterator[None]:
 
     The Hub's own refusals (`HfHubHTTPError`: gated, not found, ...) are OSErrors already, and pass as they are.
     """
-    import httpx
+    from huggingface_hub.errors import HfHubHTTPError
 
+    # The base of everything that the client's transport raises; which package has it depends on the client's version.
+    failed = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
     try:
         yield
     except OSError:
         raise
-    except httpx.HTTPError as error:  # the connection was dropped, timed out, or went in a circle of redirections
+    except failed as error:  # the connection was dropped, timed out, or went in a circle of redirections
         told = " ".join(str(error).split()) or "no reason was given"
         raise OSError(f"{repo_id} could not be read from the Hub ({type(error).__name__}: {told})") from error
