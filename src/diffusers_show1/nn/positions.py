@@ -29,10 +29,17 @@ class RelativePositionBias(nn.Module):
 
     Half of the buckets are for keys behind the query. Of each half, the first half holds one distance each, the second
     ever more, up to `max_distance`; the last bucket has all beyond.
+
+    Raises:
+        ValueError: `buckets` is odd or less than 4, or `max_distance` is within the exact ones.
     """
 
     def __init__(self, buckets: int, heads: int, max_distance: int):
         super().__init__()
+        if buckets < 4 or buckets % 2:
+            raise ValueError(f"`buckets` must be an even number of at least 4, got {buckets}.")
+        if max_distance <= buckets // 4:
+            raise ValueError(f"`max_distance` must be more than {buckets // 4}, got {max_distance}.")
         self.max_distance = max_distance
         self.relative_attention_bias = nn.Embedding(buckets, heads)
 
