@@ -63,7 +63,10 @@ class Family:
         recipes: the folder with the training recipes, below the package's own.
         cards: the module of `package` with the model cards (`cards.py`); its `CARDS` maps names to
             `ladder.card.Card`.
-        bundles: class -> what its single-file bundle is called in a repository.
+        bundles: class -> what its single-file bundle is called in a repository; pipelines and networks.
+        components: what an index names where a pipeline's signature leaves the class of a component open: its name, or
+            the end of it (`"scheduler"`), or `Class.component` for one pipeline -> `library.Class`, or the name of a
+            network. By default a network is the first of `networks`, and what is optional is left out.
         licence: of the published weights, in a sentence.
     """
 
@@ -86,6 +89,7 @@ class Family:
     recipes: str | None = None
     cards: str | None = None
     bundles: Mapping[str, str] = field(default_factory=dict)
+    components: Mapping[str, str] = field(default_factory=dict)
     licence: str = ""
 
     def module(self, name: str) -> Any:

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention through diffusers' dispatcher, with what a video network may ask of it, each part optional: a mask, rotary
-positions, a relative position bias, slices of heads."""
+"""Attention through diffusers' dispatcher, with an optional mask, rotary positions, relative bias, slices of heads."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers over the frames of a video. A fresh one is the identity, so that a video network made from an image network
-starts as that, frame by frame."""
+"""Layers over the frames of a video.
+
+A fresh one is the identity, so that a video network made from an image network starts as that, frame by frame.
+"""
 
 from __future__ import annotations
 

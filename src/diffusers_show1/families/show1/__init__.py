@@ -51,5 +51,11 @@ FAMILY = Family(
         "Show1RefinementPipeline": "pipeline_show1_refine",
         "Show1CascadePipeline": "pipeline_show1",
     },
+    components={
+        "scheduler": "diffusers.DPMSolverMultistepScheduler",
+        "Show1KeyframePipeline.feature_extractor": "transformers.CLIPImageProcessor",
+        "Show1InterpolationPipeline.feature_extractor": "transformers.CLIPImageProcessor",
+        "Show1SuperResolutionPipeline.feature_extractor": "transformers.CLIPImageProcessor",
+    },
     licence="CC BY-NC 4.0, by their authors: no commercial use",
 )
