@@ -60,7 +60,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple, TypeVar, get_type_hints
 
@@ -332,6 +332,12 @@ def resize_uint8(frames: np.ndarray, height: int, width: int) -> np.ndarray:
 # =====================================================================================================================
 
 
+logger = logging.get_logger(__name__)
+# A noise level that no step of a float can start from. Schedulers of sigmas (Euler, Heun, KDPM2) start where the
+# signal is gone: at 14.6 on Stable Diffusion's schedule, at 20,291 on the squared cosine of the pixel stages.
+HIGHEST_START = 1000.0
+
+
 def fresh_scheduler(scheduler: Any, final_sigmas_type: str | None = None) -> Any:
     """A copy with no memory of earlier steps, so that no call changes a registered scheduler.
 
@@ -363,6 +369,23 @@ def set_timesteps(
         # timestep (Karras' sigmas), and a wait for the accelerator in every loop.
         scheduler.set_begin_index(0)
     return scheduler.timesteps
+
+
+def initial_noise(noise: Tensor, scheduler: Any) -> Tensor:
+    """Noise (b, c, f, h, w) of the level that a schedule begins at; warns where that level is absurd."""
+    start = float(scheduler.init_noise_sigma)
+    if start > HIGHEST_START:
+        _warn_of_start(type(scheduler).__name__, round(start))
+    return noise * scheduler.init_noise_sigma
+
+
+@cache
+def _warn_of_start(name: str, start: int) -> None:
+    logger.warning(
+        f"{name} starts at a noise of {start} on this stage's schedule (the signal is 1): its first steps are too "
+        "large, and the video may be black, white or NaN, the more so the fewer steps. Set a scheduler that starts at "
+        "1, such as DPMSolverMultistepScheduler, UniPCMultistepScheduler or DDIMScheduler."
+    )
 
 
 def count_steps(
@@ -634,8 +657,6 @@ class VideoPipelineOutput(BaseOutput):
 # =====================================================================================================================
 
 
-logger = logging.get_logger(__name__)
-
 MAX_TOKENS = 77  # DeepFloyd IF's and CLIP's prompt length
 # Far beyond what the encoders read; the regular expressions of the caption cleaning take the square of it in time.
 MAX_CHARACTERS = 10_000
@@ -694,7 +715,7 @@ def check_prompts(
         _check_embeds(prompt_embeds, names[0], width)
         count = prompt_embeds.shape[0]
     else:
-        count = _check_strings(prompt, "prompt", allow_empty=False)
+        count = _check_strings(prompt, "prompt")
     if negative_prompt_embeds is not None:
         if negative_prompt is not None:
             raise ValueError(f"Pass `negative_prompt` or `{names[1]}`, got both.")
@@ -709,7 +730,7 @@ def check_prompts(
                 f"`{names[1]}` must hold {count} rows, one a prompt, got {negative_prompt_embeds.shape[0]}."
             )
     if negative_prompt is not None:
-        negatives = _check_strings(negative_prompt, "negative_prompt", allow_empty=True)
+        negatives = _check_strings(negative_prompt, "negative_prompt")
         if isinstance(negative_prompt, (list, tuple)) and negatives != count:
             raise ValueError(f"`negative_prompt` must be one string or {count} (one a prompt), got {negatives}.")
     return count
@@ -726,14 +747,14 @@ def text_width(unet: Any) -> int:
     return getattr(unet.config, "encoder_hid_dim", None) or unet.config.cross_attention_dim
 
 
-def _check_strings(value: Any, name: str, allow_empty: bool) -> int:
+def _check_strings(value: Any, name: str) -> int:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, (list, tuple)) or not all(isinstance(v, str) for v in values):
         raise TypeError(f"`{name}` must be a string or a list of strings, got {shorten(repr(value))}.")
     if not values:
         raise ValueError(f"`{name}` must hold at least one prompt, got an empty list.")
-    if not allow_empty and any(not v.strip() for v in values):
-        raise ValueError(f"`{name}` must not be empty, got {value!r}.")
+    if any(v and not v.strip() for v in values):
+        raise ValueError(f"`{name}` must not be empty but as '', got {value!r}.")
     for text in values:
         if len(text) > MAX_CHARACTERS:
             raise ValueError(f"`{name}` must have at most {MAX_CHARACTERS} characters, got {len(text)}.")
@@ -742,9 +763,14 @@ def _check_strings(value: Any, name: str, allow_empty: bool) -> int:
     return len(values)
 
 
+def token_count(tokenizer: Any, max_length: int = MAX_TOKENS) -> int:
+    """How many tokens every prompt is padded or cut to."""
+    return min(max_length, tokenizer.model_max_length)
+
+
 def tokenize(tokenizer: Any, prompts: list[str], max_length: int = MAX_TOKENS) -> dict[str, Tensor]:
     """Pads or cuts to the same length, and warns with the words that a too long prompt loses."""
-    max_length = min(max_length, tokenizer.model_max_length)
+    max_length = token_count(tokenizer, max_length)
     with _TOKENIZING:
         tokens = tokenizer(
             prompts,
@@ -776,7 +802,10 @@ class PromptMixin:
 
     # T5 is given the padding mask; CLIP, causal and trained with padding, is not.
     _mask_padding = True
+    cleans_captions = False
+    """Whether its call cleans captions as DeepFloyd IF does, unless told otherwise."""
 
+    @torch.no_grad()
     def encode_prompt(
         self,
         prompt: str | list[str] | None = None,
@@ -786,7 +815,7 @@ class PromptMixin:
         device: torch.device | str | None = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
-        clean_caption: bool = False,
+        clean_caption: bool | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Prompts, or embeddings made earlier, to embeddings ready for `prompt_embeds`.
 
@@ -795,7 +824,7 @@ class PromptMixin:
             negative_prompt: what guidance leads away from, one or one a prompt; `None` is the empty prompt.
             num_videos_per_prompt: copies of each row.
             do_classifier_free_guidance: whether negative embeddings are needed.
-            clean_caption: DeepFloyd IF's caption cleaning (T5 stages only).
+            clean_caption: DeepFloyd IF's caption cleaning (T5 stages only); by default what the stage's call does.
 
         Returns:
             `(prompt_embeds, negative_prompt_embeds)`, each (prompts · videos, tokens, width); the second is `None`
@@ -805,12 +834,16 @@ class PromptMixin:
             ValueError, TypeError: a prompt that is no text, too long, or without an encoder for it.
         """
         self.check_encoder(
-            prompt if prompt_embeds is None else None, negative_prompt_embeds, do_classifier_free_guidance
+            prompt if prompt_embeds is None else None,
+            prompt_embeds,
+            negative_prompt_embeds,
+            do_classifier_free_guidance,
         )
+        clean_caption = self.cleans_captions if clean_caption is None else clean_caption
         device = device or self._execution_device
         for name, given in (("prompt", prompt), ("negative_prompt", negative_prompt)):
             if given is not None:
-                _check_strings(given, name, allow_empty=True)
+                _check_strings(given, name)
         if prompt_embeds is None:
             prompts = [prompt] if isinstance(prompt, str) else list(prompt)
             prompt_embeds = self._encode(prompts, device, clean_caption)
@@ -832,18 +865,45 @@ class PromptMixin:
         return prompt_embeds, negative_prompt_embeds
 
     def check_encoder(
-        self, prompt: Any, negative_prompt_embeds: Tensor | None, guided: bool, prefix: str = ""
+        self,
+        prompt: Any,
+        prompt_embeds: Tensor | None,
+        negative_prompt_embeds: Tensor | None,
+        guided: bool,
+        prefix: str = "",
     ) -> None:
-        """Raises a ValueError if a call would need a text encoder that this pipeline was made without."""
-        if self.text_encoder is not None and self.tokenizer is not None:
+        """Checks that what a call has to encode can be encoded, and will fit what it was given.
+
+        Args:
+            prompt: the prompt to encode; None where embeddings stand for it.
+            prompt_embeds: (prompts, tokens, width), or None.
+            negative_prompt_embeds: likewise.
+            guided: whether the negative prompt is needed.
+            prefix: what stands before the arguments' names.
+
+        Raises:
+            ValueError: the text encoder is missing, or makes embeddings of another length than those that were given.
+        """
+        if self.text_encoder is None or self.tokenizer is None:
+            without = f"this pipeline was made without `{prefix}text_encoder` or `{prefix}tokenizer`"
+            if prompt is not None:
+                raise ValueError(f"`{prefix}prompt_embeds` is required: {without}, got `prompt`={prompt!r}.")
+            if guided and negative_prompt_embeds is None:
+                raise ValueError(
+                    f"`{prefix}negative_prompt_embeds` is required with guidance: {without} to encode the negative "
+                    "prompt with, got None."
+                )
             return
-        without = f"this pipeline was made without `{prefix}text_encoder` or `{prefix}tokenizer`"
-        if prompt is not None:
-            raise ValueError(f"`{prefix}prompt_embeds` is required: {without}, got `prompt`={prompt!r}.")
-        if guided and negative_prompt_embeds is None:
+        if not guided or (prompt_embeds is None) == (negative_prompt_embeds is None):
+            return  # both are given, and were compared, or both are encoded
+        name, given = (
+            ("prompt_embeds", prompt_embeds) if prompt is None else ("negative_prompt_embeds", negative_prompt_embeds)
+        )
+        length = token_count(self.tokenizer)
+        if given.shape[1] != length:
             raise ValueError(
-                f"`{prefix}negative_prompt_embeds` is required with guidance: {without} to encode the negative prompt "
-                "with, got None."
+                f"`{prefix}{name}` must have {length} tokens, as many as the other text will be encoded to, "
+                f"got {given.shape[1]}."
             )
 
     def _encode(self, prompts: list[str], device: torch.device | str, clean_caption: bool) -> Tensor:
@@ -1686,7 +1746,7 @@ class DenoisingMixin:
             channels=None if takes_variance(scheduler, unet.config.out_channels, channels) else channels,
         )
         self._num_timesteps, self._timesteps = len(timesteps), timesteps
-        guided, finite = None, FiniteSteps(self.stage_name, timesteps)
+        guided, finite = None, FiniteSteps(self.stage_name, timesteps, scheduler)
         for i, t in enumerate(timesteps):
             if self.interrupt:
                 continue
@@ -1733,10 +1793,11 @@ class FiniteSteps:
     Args:
         stage: its name, for the message.
         timesteps: of the loop.
+        scheduler: of the loop.
     """
 
-    def __init__(self, stage: str, timesteps: Tensor):
-        self.stage, self.timesteps = stage, timesteps
+    def __init__(self, stage: str, timesteps: Tensor, scheduler: Any):
+        self.stage, self.timesteps, self.scheduler = stage, timesteps, scheduler
         self._flags: list[Tensor] = []
 
     def note(self, prediction: Tensor, latents: Tensor) -> None:
@@ -1753,11 +1814,12 @@ class FiniteSteps:
         if False not in flags:
             return
         step = flags.index(False)
-        advice = (
-            "bfloat16 and float32 reach further"
-            if dtype == torch.float16
-            else "its network's weights or its options are to blame"
-        )
+        advice = "its network's weights or its options are to blame"
+        name, start = type(self.scheduler).__name__, self.scheduler.init_noise_sigma
+        if start > HIGHEST_START:
+            advice = f"{name}, which starts at a noise of {start:.0f}, is to blame"
+        elif dtype == torch.float16:
+            advice = "bfloat16 and float32 reach further"
         raise FloatingPointError(
             f"stage {self.stage!r}: step {step + 1} of {len(self.timesteps)} (timestep {self.timesteps[step]}) made "
             f"NaN or infinity, in {dtype}: {advice}."
@@ -2127,7 +2189,7 @@ class StagePipeline(NetworkTypesMixin, DenoisingMixin, PromptMixin, StageLoraMix
             num_videos_per_prompt=call.num_videos_per_prompt,
             do_classifier_free_guidance=self.needs_negative(call),
             device=self._execution_device,
-            clean_caption=getattr(call, "clean_caption", False),
+            clean_caption=getattr(call, "clean_caption", None),
         )
 
     def schedule(self, call: Call) -> tuple[Any, Tensor]:
@@ -2267,11 +2329,14 @@ class Recipe:
             anew for each call does) instead of numbers of its own.
         negative_prompt_stages: the stages that get the caller's negative prompt, the others get the empty one; `None`
             for all.
+        clean_caption: whether captions are cleaned before encoding, as DeepFloyd IF does; `None`: as each stage's own
+            call does it.
     """
 
     stages: StageOptions
     same_seed: bool = False
     negative_prompt_stages: tuple[str, ...] | None = None
+    clean_caption: bool | None = None
 
 
 # =====================================================================================================================
@@ -2734,7 +2799,7 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
             text = None if own and given is not None else prompt
             negative_text = None if own and negative is not None else negative_prompt
             here = check_prompts(text, negative_text, given, negative, text_width(stage.unet), reader)
-            stage.check_encoder(text, negative, stage.needs_negative(rung.call(options[rung.name])), reader)
+            stage.check_encoder(text, given, negative, stage.needs_negative(rung.call(options[rung.name])), reader)
             if count not in (None, here):
                 raise ValueError(f"`{reader}prompt_embeds` must hold {count} rows, one a prompt, got {here}.")
             count = here
@@ -2796,6 +2861,7 @@ class Texts:
         self.prompt, self.negative_prompt = prompt, negative_prompt
         self.num_videos_per_prompt = num_videos_per_prompt
         self.rungs = {rung.name: rung for rung in pipe.rungs if rung.name in names}
+        self.clean_caption = pipe.recipes[recipe].clean_caption
         told = pipe.recipes[recipe].negative_prompt_stages
         self.gets_negative = {name: told is None or name in told for name in names}
         self._made: dict[tuple[str, bool], dict[str, Tensor | None]] = {}
@@ -2817,6 +2883,7 @@ class Texts:
                 self.pipe._execution_device,
                 given,
                 negative,
+                self.clean_caption,
             )
             self._made[key] = dict(zip(("prompt_embeds", "negative_prompt_embeds"), made, strict=True))
         return self._made[key]
@@ -2972,6 +3039,7 @@ RECIPES = {
         ),
         same_seed=True,
         negative_prompt_stages=("refine",),
+        clean_caption=False,  # the script encodes by `encode_prompt`, whose default that is
     ),
     "default": Recipe(
         stages=_with({"refine": {"resize": "bilinear"}}),
@@ -3089,6 +3157,7 @@ class Show1KeyframePipeline(StagePipeline):
     stage_name = "base"
     takes = ()
     shrink = "fewer frames (num_frames, --frames) need less in proportion beside weights"
+    cleans_captions = True
     model_cpu_offload_seq = "text_encoder->unet->safety_checker"
 
     def __init__(
@@ -3172,7 +3241,7 @@ class Show1KeyframePipeline(StagePipeline):
         else:
             with self.progress_bar(total=len(steps)) as progress:
                 video = self.denoise(
-                    noise * scheduler.init_noise_sigma,
+                    initial_noise(noise, scheduler),
                     steps,
                     scheduler,
                     *embeds,
@@ -3236,6 +3305,7 @@ class Show1InterpolationPipeline(StagePipeline):
     stage_name = "interpolation"
     low_memory = {"split_guidance": True, "window_batch_size": 1}
     shrink = "smaller frames (height and width of the stage before) need less, and are another video"
+    cleans_captions = True
     model_cpu_offload_seq = "text_encoder->unet->safety_checker"
 
     def __init__(
@@ -3329,7 +3399,7 @@ class Show1InterpolationPipeline(StagePipeline):
             for part in remaining:
                 scheduler, steps = self.schedule(call)
                 window = self.denoise(
-                    noise[part] * scheduler.init_noise_sigma,
+                    initial_noise(noise[part], scheduler),
                     steps,
                     scheduler,
                     *(None if rows is None else rows[part] for rows in embeds),
@@ -3531,7 +3601,7 @@ class FirstFrameMixin:
         condition = self.prepare_condition(upscaled, None, noise_level, generator)
         with self.progress_bar(total=len(steps)) as progress:
             return self.denoise(
-                noise * scheduler.init_noise_sigma,
+                initial_noise(noise, scheduler),
                 steps,
                 scheduler,
                 prompt_embeds,
@@ -3590,6 +3660,7 @@ class Show1SuperResolutionPipeline(FirstFrameMixin, StagePipeline):
 
     stage_name = "superres"
     shrink = "a smaller window_size needs less in proportion beside weights, and is another video"
+    cleans_captions = True
     model_cpu_offload_seq = "text_encoder->first_frame_unet->unet->safety_checker"
     _optional_components = [*StagePipeline._optional_components, "first_frame_unet", "first_frame_scheduler"]
 
@@ -3730,7 +3801,7 @@ class Show1SuperResolutionPipeline(FirstFrameMixin, StagePipeline):
                 noise = draw(shape, window_generator, like) if latents is None else latents[:, :, start:stop].to(like)
                 upscaled = condition_frames[:, :, start:stop]
                 window = self.denoise(
-                    noise * scheduler.init_noise_sigma,
+                    initial_noise(noise, scheduler),
                     steps,
                     scheduler,
                     *embeds,
