@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from diffusers_show1.families.show1.unet import TemporalConv1d
+from diffusers_show1.nn.temporal import TemporalConv1d
 
 
 CASES = {  # name: (videos, channels, frames, height, width)

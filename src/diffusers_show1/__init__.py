@@ -8,7 +8,7 @@
     frames = pipe("a red circle moving right on a white background").frames[0]
 
 Names are imported when first used. Importing this package also lets diffusers' own `DiffusionPipeline.from_pretrained`
-read Show-1 repositories (see `hub/registration.py`).
+read the repositories of the families that it knows (see `hub/registration.py`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .families import all_families as _all_families
 from .hub import registration as _registration
 
 
+# ruff: noqa: F401  what follows is for type checkers alone
 if TYPE_CHECKING:
     from .clips.files import read_video, save_video
     from .clips.provenance import read_metadata
@@ -39,59 +41,33 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "GenerationJob": ".runs.job",
-    "JobSettings": ".runs.job",
-    "KnownFrames": ".ladder.known_frames",
-    "DeepCacheConfig": ".nn.caching",
-    "Show1Blocks": ".ladder.modular",
-    "Show1CascadePipeline": ".families.show1.cascade",
-    "Show1InterpolationPipeline": ".families.show1.interpolation",
-    "Show1KeyframePipeline": ".families.show1.keyframes",
-    "Show1ModularPipeline": ".ladder.modular",
-    "Show1RefinementPipeline": ".families.show1.refine",
-    "Show1SuperResolutionPipeline": ".families.show1.superres",
-    "Show1UNet3DConditionModel": ".families.show1.unet",
-    "TINY_PATH": ".tiny",
-    "VideoPipelineOutput": ".sampling.outputs",
-    "detect_watermark": ".clips.watermark",
-    "embed_watermark": ".clips.watermark",
-    "read_metadata": ".clips.provenance",
-    "read_video": ".clips.files",
-    "save_video": ".clips.files",
+    "TINY_PATH": "diffusers_show1.tiny",
+    "DeepCacheConfig": "diffusers_show1.nn.caching",
+    "GenerationJob": "diffusers_show1.runs.job",
+    "JobSettings": "diffusers_show1.runs.job",
+    "KnownFrames": "diffusers_show1.ladder.known_frames",
+    "VideoPipelineOutput": "diffusers_show1.sampling.outputs",
+    "detect_watermark": "diffusers_show1.clips.watermark",
+    "embed_watermark": "diffusers_show1.clips.watermark",
+    "read_metadata": "diffusers_show1.clips.provenance",
+    "read_video": "diffusers_show1.clips.files",
+    "save_video": "diffusers_show1.clips.files",
+}
+# Families of other packages are exported there.
+_EXPORTS |= {
+    name: f"{family.package}.{module}"
+    for family in _all_families()
+    if family.library == __name__
+    for name, module in family.exports.items()
 }
 
-__all__ = [
-    "TINY_PATH",
-    "DeepCacheConfig",
-    "GenerationJob",
-    "JobSettings",
-    "KnownFrames",
-    "Show1Blocks",
-    "Show1CascadePipeline",
-    "Show1InterpolationPipeline",
-    "Show1KeyframePipeline",
-    "Show1ModularPipeline",
-    "Show1RefinementPipeline",
-    "Show1SuperResolutionPipeline",
-    "Show1UNet3DConditionModel",
-    "VideoPipelineOutput",
-    "__version__",
-    "detect_watermark",
-    "embed_watermark",
-    "read_metadata",
-    "read_video",
-    "save_video",
-]
+__all__ = sorted([*_EXPORTS, "__version__"], key=lambda name: (not name.isupper(), name))
 
 
 def __getattr__(name: str) -> Any:
-    if name in _EXPORTS:
-        value = getattr(importlib.import_module(_EXPORTS[name], __name__), name)
-    elif name == "ModelMixin":
-        # diffusers looks up a component's base class on the library that an index names
-        value = importlib.import_module("diffusers.models.modeling_utils").ModelMixin
-    else:
+    if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_EXPORTS[name]), name)
     globals()[name] = value
     return value
 

@@ -15,7 +15,7 @@ from ..golden.cases import max_difference
 from ..stages.test_lora import adapter, as_ours, save
 
 
-BUNDLE = Path(__file__).parents[2] / "pipelines" / "show-1" / "pipeline_show1.py"
+BUNDLE = Path(__file__).parents[2] / "pipelines" / "pipeline_show1.py"
 
 
 def make_pipe():

@@ -183,6 +183,45 @@ class ModelTesterMixin:
         assert {k: v.shape for k, v in again.state_dict().items()} == shapes
 
 
+class UNetTesterMixin:
+    """What diffusers' UNets can do besides: feed-forwards in chunks, FreeU."""
+
+    @pytest.mark.parametrize("dim", [0, 1])
+    def test_forward_chunking(self, dim):
+        """The same numbers, from more and smaller calls of every feed-forward."""
+        model, inputs = self.get_model(), self.get_dummy_inputs()
+        counts = {n: 0 for n, _ in model.named_modules() if n.endswith(".ff")}
+        for name in counts:
+
+            def count(*_, name=name):
+                counts[name] += 1
+
+            model.get_submodule(name).register_forward_hook(count)
+        expected = model(**inputs).sample.detach()  # with gradients: without, a CPU takes parts by itself
+        assert set(counts.values()) == {1}
+        model.enable_forward_chunking(chunk_size=2, dim=dim)
+        assert max_difference(model(**inputs).sample, expected) < 1e-5
+        assert min(counts.values()) >= 1 + 2
+        again = dict(counts)
+        model.disable_forward_chunking()
+        assert torch.equal(model(**inputs).sample, expected)
+        assert {name: counts[name] - again[name] for name in counts} == dict.fromkeys(counts, 1)
+
+    def test_freeu(self):
+        """It changes the numbers, in both of its parts, and leaves no trace."""
+        model, inputs = self.get_model(), self.get_dummy_inputs()
+        off = {"s1": 1.0, "s2": 1.0, "b1": 1.0, "b2": 1.0}
+        with torch.no_grad():
+            expected = model(**inputs).sample
+            model.enable_freeu(**off)
+            assert max_difference(model(**inputs).sample, expected) < 1e-4
+            for factor in off:
+                model.enable_freeu(**{**off, factor: 0.3})
+                assert max_difference(model(**inputs).sample, expected) > 1e-4, factor
+            model.disable_freeu()
+            assert torch.equal(model(**inputs).sample, expected)
+
+
 class TrainingTesterMixin:
     """Training: gradients with and without checkpointing, adapters."""
 
@@ -316,6 +355,52 @@ class AttentionTesterMixin:
         assert {type(m.get_processor()) for m in self.attentions(model).values()} == {AttnProcessor}
         with pytest.raises(ValueError, match="number of processors"):
             model.set_attn_processor({next(iter(model.attn_processors)): AttnProcessor()})
+
+    @pytest.mark.parametrize("slice_size", ["auto", "max", 1])
+    def test_set_attention_slice(self, slice_size, monkeypatch):
+        """Every attention is computed in as many calls as it has slices of heads, and the numbers stay."""
+        from diffusers.models.attention_dispatch import _AttentionBackendRegistry as registry
+
+        model, inputs = self.get_model(), self.get_dummy_inputs()
+        key, real = registry.get_active_backend()
+        calls = []
+
+        def count(*args, **kwargs):
+            calls.append(1)
+            return real(*args, **kwargs)
+
+        monkeypatch.setitem(registry._backends, key, count)
+        with torch.no_grad():
+            expected = model(**inputs).sample
+            assert len(calls) == self.attention_modules
+            calls.clear()
+            model.set_attention_slice(slice_size)
+            assert max_difference(model(**inputs).sample, expected) < 1e-5
+            heads = [m.heads for m in self.attentions(model).values()]
+            sizes = [max(h // 2, 1) if slice_size == "auto" else 1 for h in heads]
+            assert len(calls) == sum(-(-h // size) for h, size in zip(heads, sizes, strict=True)) > len(heads)
+            model.set_attention_slice(None)
+            assert torch.equal(model(**inputs).sample, expected)
+
+    def test_set_default_attn_processor(self):
+        """What was set is gone: another processor, a backend, slices."""
+
+        class Silent:
+            def __call__(self, attn, query, *args, **kwargs):
+                return torch.zeros_like(query)
+
+        model, inputs = self.get_model(), self.get_dummy_inputs()
+        with torch.no_grad():
+            expected = model(**inputs).sample
+            model.set_attn_processor(Silent())
+            assert max_difference(model(**inputs).sample, expected) > 1e-4
+            model.set_default_attn_processor()
+            model.set_attention_slice(1)
+            model.set_default_attn_processor()
+            assert torch.equal(model(**inputs).sample, expected)
+        assert {type(m.processor) for m in self.attentions(model).values()} == {
+            type(m)._default_processor_cls for m in self.attentions(model).values()
+        }
 
     def test_fuse_unfuse_qkv_projections(self):
         """The call is accepted and changes nothing: fused projections are not supported."""

@@ -378,9 +378,14 @@ class PipelineTesterMixin:
         assert all(unet.conv_in.weight.dtype == torch.float8_e4m3fn for unet in ours)
 
     def test_attention_slicing_forward_pass(self, base_pipe_output):
+        """It reaches every attention of our networks, and the numbers stay."""
         pipe = self.get_pipeline()
+        ours = [c for c in pipe.components.values() if type(c).__name__ == "Show1UNet3DConditionModel"]
         pipe.enable_attention_slicing(slice_size=1)
+        assert {p.slice_size for unet in ours for p in unet.attn_processors.values()} == ({1} if ours else set())
         assert max_difference(pipe(**self.get_dummy_inputs()).frames, base_pipe_output) < 1e-3
+        pipe.disable_attention_slicing()
+        assert {p.slice_size for unet in ours for p in unet.attn_processors.values()} == ({None} if ours else set())
 
     def test_model_cpu_offload_sequence(self):
         """Every network stands in `model_cpu_offload_seq`, so that offloading moves them all."""

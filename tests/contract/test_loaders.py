@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is loaded into networks and encoders: adapters, learned tokens, single files, fewer bits."""
 
+import gzip
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import AutoencoderKL
 from diffusers.quantizers import PipelineQuantizationConfig
 
 from diffusers_show1 import Show1KeyframePipeline, Show1RefinementPipeline, Show1UNet3DConditionModel
+from diffusers_show1.families.show1.unet_config import PUBLISHED
 from diffusers_show1.sampling.text import tokenize
 
 from ..golden.cases import MODELS, max_difference
@@ -18,6 +23,9 @@ from .test_pipelines import (
     Show1KeyframePipelineTesterConfig,
     Show1RefinementPipelineTesterConfig,
 )
+
+
+SHAPES = Path(__file__).parents[1] / "models" / "published"
 
 
 class LoraTesterMixin:
@@ -226,7 +234,7 @@ class TestTextualInversion(Show1RefinementPipelineTesterConfig):
 
 
 class SingleFileTesterMixin:
-    """`from_single_file`, as diffusers has it, with the config told."""
+    """`from_single_file`, as diffusers has it, with the config told or, of a published network, recognised."""
 
     @pytest.fixture
     def saved(self, tmp_path):
@@ -263,6 +271,41 @@ class SingleFileTesterMixin:
         narrow = {**weights, "conv_in.weight": weights["conv_in.weight"][:, :1]}
         with pytest.raises(ValueError, match="conv_in.weight"):
             Show1UNet3DConditionModel.from_single_file(narrow, config=config)
+
+    @pytest.mark.parametrize("kind", ["safetensors", "checkpoint", "tensors"])
+    def test_single_file_without_config(self, saved, kind, monkeypatch):
+        """A network whose shapes are those of a published one, here of the test's own, among the real four."""
+        model, folder = saved
+        monkeypatch.setitem(PUBLISHED, "somebody/small", self.get_init_dict())
+        torch.save({"state_dict": model.state_dict()}, folder / "unet.ckpt")
+        source = {
+            "safetensors": str(folder / "unet" / "diffusion_pytorch_model.safetensors"),
+            "checkpoint": str(folder / "unet.ckpt"),
+            "tensors": model.state_dict(),
+        }[kind]
+        loaded = Show1UNet3DConditionModel.from_single_file(source, subfolder="unet")
+        with torch.no_grad():
+            inputs = self.get_dummy_inputs()
+            assert torch.equal(loaded(**inputs).sample, model(**inputs).sample)
+        half = Show1UNet3DConditionModel.from_single_file(source, dtype=torch.float16)
+        assert half.dtype == torch.float16
+
+
+@pytest.mark.parametrize("name", ["base", "interpolation", "sr1", "sr2"])
+def test_published_networks_are_recognised_by_their_shapes(name):
+    """Of the published parameters, without a number in them, comes the published config."""
+    config = json.loads((SHAPES / f"{name}.json").read_text())
+    shapes = json.loads(gzip.decompress((SHAPES / f"{name}.shapes.json.gz").read_bytes()))
+    weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    unet = Show1UNet3DConditionModel.from_single_file(weights, device="meta")
+    written = json.loads(unet.to_json_string())
+    assert {k: written[k] for k in config if not k.startswith("_")} == {
+        k: v for k, v in config.items() if not k.startswith("_")
+    }
+    assert {key: list(value.shape) for key, value in unet.state_dict().items()} == shapes
+    weights.pop("conv_out.bias")
+    with pytest.raises(ValueError, match="`config` is required, since these are the shapes of no published network"):
+        Show1UNet3DConditionModel.from_single_file(weights, device="meta")
 
 
 class TestPixelUNetSingleFile(PixelUNetTesterConfig, SingleFileTesterMixin):

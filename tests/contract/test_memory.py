@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from benchmarks.live_bytes import FlashAttention, LiveBytes, allocated_peak
 from diffusers_show1.clips.arrays import from_model_space
 from diffusers_show1.families.show1.refine import WindowedUNet
-from diffusers_show1.families.show1.unet import TransformerBlock
+from diffusers_show1.nn.transformer import TransformerBlock
 from diffusers_show1.sampling.text import text_width
 from diffusers_show1.sampling.windows import overlapping_windows
 

@@ -13,6 +13,7 @@ from .models import (
     RegionalCompileTesterMixin,
     TorchCompileTesterMixin,
     TrainingTesterMixin,
+    UNetTesterMixin,
 )
 
 
@@ -96,7 +97,7 @@ class LatentUNetTesterConfig(BaseModelTesterConfig):
         }
 
 
-class TestPixelUNet(PixelUNetTesterConfig, ModelTesterMixin):
+class TestPixelUNet(PixelUNetTesterConfig, ModelTesterMixin, UNetTesterMixin):
     pass
 
 
@@ -112,7 +113,7 @@ class TestPixelUNetCompile(PixelUNetTesterConfig, TorchCompileTesterMixin, Regio
     pass
 
 
-class TestLatentUNet(LatentUNetTesterConfig, ModelTesterMixin):
+class TestLatentUNet(LatentUNetTesterConfig, ModelTesterMixin, UNetTesterMixin):
     pass
 
 

@@ -6,6 +6,7 @@ the start.
 """
 
 import ast
+import dataclasses
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from diffusers import IFSuperResolutionPipeline
+from diffusers import DDIMScheduler, IFSuperResolutionPipeline
 from diffusers.utils.dynamic_modules_utils import get_relative_imports
 
 from diffusers_show1 import (
@@ -25,14 +26,19 @@ from diffusers_show1 import (
     Show1KeyframePipeline,
     Show1RefinementPipeline,
     Show1UNet3DConditionModel,
+    families,
 )
+from diffusers_show1.families import all_families
 from diffusers_show1.hub import bundle
 
 from ..golden import cases
+from . import sibling
 
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
-BUNDLES = sorted(PIPELINES.glob("*/pipeline_*.py"))
+BUNDLES = sorted(PIPELINES.glob("*.py"))
+PUBLISHED = Path(__file__).parent / "published"
+REPOSITORIES = {repository.name: repository for repository in bundle.repositories()}
 PROMPT = "a red circle moving right"
 COMMIT = "c0ffee" + "0" * 34
 
@@ -97,26 +103,40 @@ def test_bundles_are_fresh():
 def test_check_names_stale_files(tmp_path, capsys):
     assert bundle.main(["--output", str(tmp_path)]) == 0
     assert bundle.main(["--output", str(tmp_path), "--check"]) == 0
-    (tmp_path / "show-1" / "model_index.json").write_text("{}")
-    (tmp_path / "show-1" / "left_over.py").touch()
-    (tmp_path / "show-1-base" / "pipeline_show1_base.py").unlink()
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "left_over.py").write_bytes((tmp_path / "unet_show1.py").read_bytes())
+    (tmp_path / "by_hand.py").write_text("# somebody's own\n")
+    (tmp_path / "pipeline_show1_base.py").unlink()
+    (tmp_path / "unet_show1.py").write_bytes((tmp_path / "left_over.py").read_bytes().replace(b"\n", b"\r\n"))
     assert bundle.main(["--output", str(tmp_path), "--check"]) == 1
-    stale = ("show-1-base/pipeline_show1_base.py", "show-1/left_over.py", "show-1/model_index.json")
+    stale = ("left_over.py", "manifest.json", "pipeline_show1_base.py", "unet_show1.py")
     assert [line.split(" is stale")[0] for line in capsys.readouterr().err.splitlines()] == [
         str(tmp_path / name) for name in stale
     ]
     assert bundle.main(["--output", str(tmp_path)]) == 0
     assert bundle.stale_files(tmp_path) == []
+    assert {path.name for path in tmp_path.iterdir()} == {*bundle.all_files(), "by_hand.py"}
 
 
-def test_file_names_are_distinct():
-    names = [path.name for path in BUNDLES]
-    assert len(names) == len(set(names)) == len(bundle.REPOSITORIES) == 5
+def test_every_file_is_there_once():
+    """One of each class that is bundled, and a manifest of where they stand; five repositories, one of them with four
+    networks of one file."""
+    manifest = json.loads((PIPELINES / "manifest.json").read_text())
+    assert list(manifest) == ["show-1", "show-1-base", "show-1-interpolation", "show-1-sr1", "show-1-sr2"]
+    assert {file for entry in manifest.values() for file in entry["files"].values()} == {p.name for p in BUNDLES}
+    assert len(BUNDLES) == 5 + 1
+    assert len({path.read_bytes() for path in BUNDLES}) == len(BUNDLES)
+    networks = [path for path, file in manifest["show-1"]["files"].items() if file == "unet_show1.py"]
+    stages = ("base", "interpolation", "refine", "superres")
+    assert networks == [f"{stage}_unet/unet_show1.py" for stage in stages]
+    for entry in manifest.values():
+        assert all(Path(path).name == file for path, file in entry["files"].items())
 
 
-def test_readme_names_every_folder():
+def test_readme_names_every_repository_and_file():
     readme = (PIPELINES / "README.md").read_text(encoding="utf-8")
-    assert all(f"`{repository.folder}/`" in readme for repository in bundle.REPOSITORIES)
+    assert all(f"`{name}`" in readme for name in REPOSITORIES)
+    assert all(f"`{path.name}`" in readme for path in BUNDLES)
 
 
 @pytest.mark.parametrize("path", BUNDLES, ids=lambda path: path.stem)
@@ -133,12 +153,12 @@ def test_imports(path):
 
 @pytest.mark.parametrize("path", BUNDLES, ids=lambda path: path.stem)
 def test_every_definition_is_used(path):
-    """Each top-level name but the pipeline's is read somewhere outside its own definition."""
+    """Each top-level name but that of the class is read somewhere outside its own definition."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    pipeline = next(r.pipeline for r in bundle.REPOSITORIES if r.module == path.stem)
+    root = next(name for family in all_families() for name, stem in family.bundles.items() if stem == path.stem)
     reads = [{n.id for n in ast.walk(node) if isinstance(n, ast.Name)} for node in tree.body]
     for i, node in enumerate(tree.body):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name != pipeline:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name != root:
             assert any(node.name in names for j, names in enumerate(reads) if j != i), node.name
 
 
@@ -155,32 +175,66 @@ def test_style(path):
 
 def test_index_templates(folders):
     """They name just what the pipelines register and save."""
-    for repository in bundle.REPOSITORIES:
-        template = json.loads((PIPELINES / repository.folder / "model_index.json").read_text())
-        saved = json.loads((folders / repository.folder / "model_index.json").read_text())
+    manifest = json.loads((PIPELINES / "manifest.json").read_text())
+    networks = 0
+    for name, repository in REPOSITORIES.items():
+        template = manifest[name]["model_index.json"]
+        saved = json.loads((folders / name / "model_index.json").read_text())
         assert template.keys() == saved.keys()
         assert template["_class_name"] == saved["_class_name"] == [repository.module, repository.pipeline]
-        for unet in repository.unets:
-            assert template[unet] == saved[unet] == ["unet_show1", "Show1UNet3DConditionModel"]
+        for component, entry in template.items():
+            if entry == ["unet_show1", "Show1UNet3DConditionModel"]:
+                networks += 1
+                assert saved[component] == entry
+            elif isinstance(entry, list) and entry[0] in ("diffusers", "transformers"):
+                assert saved[component][0] in (entry[0], None)  # the test's own components are other ones
+    assert networks == 4 + 4
+
+
+def test_published_indexes_agree():
+    """What the templates name is what the published repositories name, but for the classes of ours."""
+    manifest = json.loads((PIPELINES / "manifest.json").read_text())
+    for name in ("show-1-base", "show-1-interpolation", "show-1-sr1", "show-1-sr2"):
+        published = json.loads((PUBLISHED / name / "model_index.json").read_text())
+        template = manifest[name]["model_index.json"]
+        for component, entry in published.items():
+            if not component.startswith("_") and component != "unet":
+                assert template[component] == entry, (name, component)
 
 
 def test_source_that_can_not_be_inlined(tmp_path, monkeypatch):
-    monkeypatch.setattr(bundle, "SOURCE", tmp_path)
-    bundle.read_module.cache_clear()
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "not_to_be_inlined"
+    folder.mkdir()
     for name, text in {
+        "__init__.py": "",
         "alias.py": "from .other import name as alias\n",
         "inside.py": "def function():\n    from .other import name\n",
         "branch.py": "if True:\n    name = 1\n",
         "one.py": "from .two import name, use\n\n\ndef main():\n    return name, use, limit\n\n\nlimit = 1\n",
         "two.py": "limit = 2\n\n\ndef use():\n    return limit\n\n\nname = 3\n",
+        "lost.py": "from .two import gone\n\n\ndef main():\n    return gone\n",
+        "whole.py": "import diffusers_show1.nn\n",
     }.items():
-        (tmp_path / name).write_text(text)
-    for name in ("alias.py", "inside.py", "branch.py"):
-        with pytest.raises(ValueError, match=name):
-            bundle.read_module(name)
-    with pytest.raises(ValueError, match=r"`limit` means two things, the second in one\.py"):
-        bundle.bundle("one.py", "main")
-    bundle.read_module.cache_clear()
+        (folder / name).write_text(text)
+    for name in ("alias", "inside", "branch", "whole"):
+        with pytest.raises(ValueError, match=rf"not_to_be_inlined/{name}\.py:"):
+            bundle.read_module(f"not_to_be_inlined.{name}")
+    with pytest.raises(ValueError, match=r"`limit` means two things, the second in not_to_be_inlined/one\.py"):
+        bundle.bundle("not_to_be_inlined.one", "main")
+    with pytest.raises(ValueError, match=r"lost\.py imports `gone` from a module of ours that does not define it"):
+        bundle.bundle("not_to_be_inlined.lost", "main")
+    with pytest.raises(ValueError, match="no module that could be read"):
+        bundle.bundle("not_to_be_inlined.nonesuch", "main")
+
+
+def test_the_network_is_one_file():
+    """It executes by itself, and has what it took over of the shared parts in front of it."""
+    path = PIPELINES / "unet_show1.py"
+    names = [n.name for n in ast.parse(path.read_text()).body if isinstance(n, ast.ClassDef)]
+    assert names[-1] == "Show1UNet3DConditionModel"
+    assert {"TextCache", "Attention", "AddedKVAttention", "TransformerBlock", "TemporalConvLayer"} < set(names)
+    assert "DeepCacheConfig" not in names  # the network takes one, but does not make it
 
 
 # --- where the package is not --------------------------------------------------------------------------------------
@@ -299,7 +353,7 @@ def elsewhere(stranger, folders, tmp_path_factory):
 def test_same_numbers_without_the_package(name, stages, elsewhere):
     frames, facts, _ = elsewhere
     assert facts["package"] == "diffusers_show1 is blocked in this process"
-    repository = next(r for r in bundle.REPOSITORIES if r.folder == name)
+    repository = REPOSITORIES[name]
     assert facts[name] == [f"diffusers_modules.local.{repository.module}", repository.pipeline]
     stages[name].set_progress_bar_config(disable=True)
     expected = stages[name](**CALLS[name], generator=cases.seeded(0), output_type="pt").frames
@@ -396,7 +450,7 @@ def test_published_refinement(tmp_path):
     (source / "model_index.json").write_text(json.dumps(index))
     bundle.write_remote_code(source, folder)
     assert (folder / "pipeline_show1_refine.py").is_file()
-    assert (folder / "unet" / "unet_show1.py").read_bytes() == (bundle.SOURCE / bundle.NETWORK).read_bytes()
+    assert (folder / "unet" / "unet_show1.py").read_bytes() == (PIPELINES / "unet_show1.py").read_bytes()
 
 
 def test_links_are_not_written_through(tmp_path):
@@ -408,7 +462,7 @@ def test_links_are_not_written_through(tmp_path):
     (folder / "model_index.json").symlink_to(blob)
     bundle.write_remote_code(folder, folder)
     assert blob.read_bytes() == before
-    assert json.loads((folder / "model_index.json").read_text())["unet"] == ["unet_show1", bundle.NETWORK_CLASS]
+    assert json.loads((folder / "model_index.json").read_text())["unet"] == ["unet_show1", "Show1UNet3DConditionModel"]
 
 
 def test_no_pipeline(tmp_path):
@@ -416,3 +470,104 @@ def test_no_pipeline(tmp_path):
         bundle.write_remote_code(tmp_path, tmp_path / "repository")
     with pytest.raises(ValueError, match="got a IFSuperResolutionPipeline"):
         bundle.write_remote_code(cases.MODELS / "if-ii", tmp_path / "repository")
+
+
+# --- a family that lives elsewhere -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def added():
+    families.add(sibling.FAMILY)
+    yield sibling.FAMILY
+    families._added.pop(sibling.FAMILY.name)
+
+
+@pytest.fixture
+def sibling_pipe(added):
+    torch.manual_seed(0)
+    base = Show1KeyframePipeline.from_pretrained(
+        cases.MODELS / "show-1-base", variant="fp16", dtype=torch.float32, unet=None
+    )
+    weights = Show1UNet3DConditionModel.from_pretrained(
+        cases.MODELS / "show-1-base", subfolder="unet", variant="fp16", dtype=torch.float32
+    )
+    unet = added.load("SiblingUNet").from_config(weights.config)
+    unet.load_state_dict(weights.state_dict())
+    pipe = added.cascade_class(
+        tokenizer=base.tokenizer,
+        text_encoder=base.text_encoder,
+        first_unet=unet.eval(),
+        first_scheduler=base.scheduler,
+        between_unet=added.load("SiblingInterpolator")().eval(),
+        between_scheduler=DDIMScheduler(),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_templates_of_a_family_that_was_added(added):
+    """Two networks, one of which two rungs share; what the signatures leave open the entry says."""
+    files = bundle.all_files()
+    manifest = json.loads(files["manifest.json"])
+    assert set(manifest) - set(REPOSITORIES) == {"a-sibling", "a-sibling-first", "a-sibling-second"}
+    assert manifest["a-sibling"]["files"] == {
+        "pipeline_sibling.py": "pipeline_sibling.py",
+        "first_unet/unet_sibling.py": "unet_sibling.py",
+        "between_unet/interpolator_sibling.py": "interpolator_sibling.py",
+    }
+    index = manifest["a-sibling"]["model_index.json"]
+    assert index["_class_name"] == ["pipeline_sibling", "SiblingCascadePipeline"]
+    assert index["first_unet"] == ["unet_sibling", "SiblingUNet"]
+    assert index["between_unet"] == ["interpolator_sibling", "SiblingInterpolator"]
+    assert index["between_scheduler"] == ["diffusers", "DDIMScheduler"]
+    assert index["text_encoder"] == ["transformers", "T5EncoderModel"]
+    assert index["safety_checker"] == [None, None]
+    second = manifest["a-sibling-second"]
+    assert second["model_index.json"]["unet"] == ["interpolator_sibling", "SiblingInterpolator"]
+    assert second["files"]["unet/interpolator_sibling.py"] == "interpolator_sibling.py"
+    # what the others are made of did not change
+    assert {name: files[name] for name in (path.name for path in BUNDLES)} == {p.name: p.read_text() for p in BUNDLES}
+
+
+def test_open_components_are_told(added):
+    family = dataclasses.replace(added, components={})
+    with pytest.raises(ValueError, match="`components` of A Sibling must say which class `scheduler` is of"):
+        bundle.index_template(bundle.Repository(family, "SiblingKeyframePipeline"))
+
+
+LONE_CASCADE = """
+import json, sys
+import torch
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
+pipe.set_progress_bar_config(disable=True)
+frames = pipe("a red circle", num_frames=17, generator=torch.Generator().manual_seed(0), output_type="pt").frames
+torch.save(frames, sys.argv[2])
+for package in ("diffusers_show1", "tests"):
+    try:
+        __import__(package)
+    except ImportError:
+        continue
+    sys.exit(f"{package} can be imported")
+print(type(pipe).__name__, type(pipe.first_unet).__name__, type(pipe.between_unet).__name__)
+"""
+
+
+def test_a_family_that_was_added_runs_without_the_package(sibling_pipe, stranger, tmp_path):
+    """Published from a loaded pipeline: the same video where neither package is."""
+    bundle.write_remote_code(sibling_pipe, tmp_path / "repository")
+    code = {path.relative_to(tmp_path / "repository").as_posix() for path in (tmp_path / "repository").rglob("*.py")}
+    assert code == {
+        "pipeline_sibling.py",
+        "first_unet/unet_sibling.py",
+        "between_unet/interpolator_sibling.py",
+    }
+    done = stranger("-c", LONE_CASCADE, tmp_path / "repository", tmp_path / "frames.pt")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split()[-3:] == ["SiblingCascadePipeline", "SiblingUNet", "SiblingInterpolator"]
+    options = {"num_frames": 17, "generator": cases.seeded(0), "output_type": "pt"}
+    expected = sibling_pipe("a red circle", **options).frames
+    assert expected.shape == (1, 17, 3, 8, 12)
+    assert expected.std() > 1e-3
+    assert torch.equal(torch.load(tmp_path / "frames.pt"), expected)

@@ -12,9 +12,12 @@ from huggingface_hub import ModelCard
 import diffusers_show1
 from diffusers_show1.families.show1.recipe import RECIPES
 from diffusers_show1.hub import card_sections, cards
-from diffusers_show1.hub.cards import CARDS, CARDS_FOLDER, main, metadata, problems, render
+from diffusers_show1.hub.cards import CARDS_FOLDER, all_cards, main, metadata, problems, render
 
 from .upload_hub import UploadHub
+
+
+CARDS = all_cards()
 
 
 RESULTS = {
@@ -189,8 +192,8 @@ def test_clips_stand_beside_their_prompts(tmp_path, monkeypatch):
 
 
 def test_licence_notes():
-    assert "CC BY-NC 4.0" in card_sections.licence_note("show-1")
-    assert "NonCommercial" not in card_sections.licence_note("show-1-tiny")
+    assert "CC BY-NC 4.0" in card_sections.licence_note(CARDS["show-1"])
+    assert "NonCommercial" not in card_sections.licence_note(CARDS["show-1-tiny"])
 
 
 def test_the_validation_asks_no_real_hub(hub):

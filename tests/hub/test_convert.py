@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffusers_show1 import Show1CascadePipeline, Show1UNet3DConditionModel
+from diffusers_show1.families.show1.checkpoints import PUBLISHED_UNETS
 from diffusers_show1.hub import convert as module
 from diffusers_show1.hub import parts
-from diffusers_show1.hub.convert import LICENCE, PUBLISHED_UNETS, RECORD, ConversionError, convert
+from diffusers_show1.hub.convert import LICENCE, RECORD, ConversionError, convert
 from diffusers_show1.hub.recognise import load_cascade, recognise, recognise_index
 
 
@@ -182,7 +183,7 @@ def test_four_repos_become_one_cascade(published, if_models, tmp_path):
         if isinstance(component, torch.nn.Module):
             found = made.components[name].to(torch.float32).state_dict()
             assert same(found, component.to(torch.float32).state_dict()), name
-    shared = "the base stage's serves all pixel stages"
+    shared = "the base stage's serves all that share it"
     assert {f"{s} {n}: {shared}" for s in ("interpolation", "superres") for n in ("tokenizer", "text_encoder")} <= set(
         report.dropped
     )
@@ -304,7 +305,7 @@ def test_published_networks_are_known_without_a_config(stage):
     shapes = [{k: v.shape for k, v in network.state_dict().items()} for network in (published, ours)]
     assert shapes[0] == shapes[1]
     first = {"conv_in.weight": torch.empty(published.conv_in.weight.shape, device="meta")}
-    assert parts.fitting_config(first, "file") is PUBLISHED_UNETS[stage]
+    assert [network.config for network in parts.fitting_networks(first, "file")] == [PUBLISHED_UNETS[stage]]
 
 
 # --- killed and called again -------------------------------------------------------------------------------------

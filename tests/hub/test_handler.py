@@ -20,7 +20,7 @@ from diffusers_show1 import (
     Show1SuperResolutionPipeline,
 )
 from diffusers_show1.hub import handler as source
-from diffusers_show1.hub.cards import CARDS, render
+from diffusers_show1.hub.cards import all_cards, render
 from tests.golden.cases import MODELS
 
 
@@ -167,7 +167,7 @@ def test_odd_sizes_are_padded_and_colours_survive():
     assert np.abs(np.mean(frames, axis=(0, 1, 2)) - [200, 0, 0]).max() < 12
 
 
-@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("name", all_cards())
 def test_the_cards_request_is_one_that_the_handler_takes(name, cascade, interpolation):
     text = render(name).split("```json\n")[1].split("\n```")[0]
     request = json.loads(text)
@@ -243,6 +243,30 @@ def test_bad_videos_are_told_what_is_wrong(interpolation, video, message):
     with pytest.raises(ValueError, match=message) as caught:
         interpolation({"inputs": "a", "parameters": {"video": video}})
     assert caught.value.status_code == 400
+
+
+def h264(count, side):
+    """Noise as a bare H.264 stream: one can be put behind another."""
+    random = np.random.default_rng(0)
+    buffer = io.BytesIO()
+    with av.open(buffer, mode="w", format="h264") as container:
+        stream = container.add_stream("libx264", rate=8, options={"preset": "ultrafast", "crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = side, side, "yuv420p"
+        for _ in range(count):
+            noise = random.integers(0, 256, (side, side, 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def test_a_stream_that_grows_is_refused_where_it_grows():
+    """FFmpeg tells a stream's size from its first megabytes, and these say 320x320."""
+    small, large = h264(60, 320), h264(2, 1024)
+    with av.open(io.BytesIO(small + large)) as container:
+        assert container.streams.video[0].width == 320
+    assert {frame.size for frame in source.decode("video", base64.b64encode(small).decode())} == {(320, 320)}
+    with pytest.raises(source.BadRequest, match="got '1024x1024'"):
+        source.decode("video", base64.b64encode(small + large).decode())
 
 
 def test_numbers_that_do_not_fit_the_model_are_a_bad_request(cascade):

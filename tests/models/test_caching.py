@@ -5,7 +5,12 @@ import pytest
 import torch
 from accelerate import cpu_offload, cpu_offload_with_hook
 from accelerate.hooks import remove_hook_from_module
-from diffusers import FasterCacheConfig, FirstBlockCacheConfig, PyramidAttentionBroadcastConfig
+from diffusers import (
+    FasterCacheConfig,
+    FirstBlockCacheConfig,
+    PyramidAttentionBroadcastConfig,
+    TaylorSeerCacheConfig,
+)
 from diffusers.guiders import ClassifierFreeGuidance
 from torch import nn
 
@@ -371,6 +376,68 @@ def test_pyramid_attention_broadcast(base):
     assert torch.equal(run(base, guidance_interval=(0.0, 0.5)), run(base, guidance_interval=(0.0, 0.5)))
     base.unet.disable_cache()
     assert torch.equal(run(base), plain)
+
+
+TAYLOR = {
+    "cache_interval": 3,
+    "disable_cache_before_step": 2,
+    "taylor_factors_dtype": torch.float32,
+    "cache_identifiers": [r".*attentions\.\d+"],
+}
+
+
+def test_taylor_seer(base):
+    """diffusers' TaylorSeer foretells what our attentions would give, and forgets it from call to call."""
+    plain = run(base, num_inference_steps=6)
+    runs = Runs(base.unet)
+    base.unet.enable_cache(TaylorSeerCacheConfig(**TAYLOR))
+    first = run(base, num_inference_steps=6)
+    assert runs.counts["mid_block.resnets.0.conv1"] == 6
+    # in the first two steps, and from then on in the second of every three
+    assert runs.counts["mid_block.attentions.0.to_q"] == runs.counts["mid_block.temp_attentions.0.proj_in"] == 3
+    assert torch.isfinite(first).all()
+    assert max_difference(first, plain) > 1e-4
+    assert torch.equal(run(base, num_inference_steps=6), first)
+    base.unet.disable_cache()
+    assert torch.equal(run(base, num_inference_steps=6), plain)
+
+
+def test_taylor_seer_is_a_straight_line():
+    """Of order 1: a foretold layer goes on as from the last step but one to the last."""
+    unet = network()
+    given = []
+    unet.enable_cache(TaylorSeerCacheConfig(**{**TAYLOR, "cache_identifiers": [r"mid_block\.temp_attentions\.0"]}))
+    unet.mid_block.resnets[1].register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    for step in range(3):
+        call(unet, **inputs(step))
+    assert max_difference(given[2], 2 * given[1] - given[0]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"cache_identifiers": None}, "cache_identifiers"),
+        ({"use_lite_mode": True}, "use_lite_mode"),
+        ({"cache_identifiers": ["transformer_blocks.*attn"]}, "names none"),
+        ({"skip_predict_identifiers": ["nonesuch"]}, "names none"),
+        ({"cache_identifiers": [r"down_blocks\.\d+"]}, "a down block gives its skips"),
+    ],
+)
+def test_taylor_seer_must_name_layers(change, word):
+    unet = network()
+    with pytest.raises(ValueError, match=word):
+        unet.enable_cache(TaylorSeerCacheConfig(**{**TAYLOR, **change}))
+    assert not unet.is_cache_enabled
+
+
+def test_freeu_beside_deep_cache():
+    """FreeU scales features that DeepCache keeps: what is kept must not be scaled twice."""
+    unet = network()
+    unet.enable_freeu(s1=0.9, s2=0.2, b1=1.4, b2=1.6)
+    expected = unet(**inputs()).sample
+    unet.enable_cache(DeepCacheConfig(interval=3))
+    for _ in range(3):
+        assert torch.equal(call(unet), expected)
 
 
 @pytest.mark.parametrize(

@@ -235,6 +235,30 @@ def test_stock_config_is_translated(tmp_path, changes):
 
 
 @torch.no_grad()
+def test_freeu_is_diffusers():
+    """With the same weights the same numbers as diffusers' own network, at sizes that are powers of two and others."""
+    stock = stock_unet(
+        block_out_channels=(32, 32, 64),
+        down_block_types=("CrossAttnDownBlock3D", "CrossAttnDownBlock3D", "DownBlock3D"),
+        up_block_types=("UpBlock3D", "CrossAttnUpBlock3D", "CrossAttnUpBlock3D"),
+    )
+    unet = Show1UNet3DConditionModel.from_config(stock.config).eval()
+    unet.load_state_dict(stock.state_dict())
+    for height, width in ((8, 8), (8, 12)):
+        video = torch.randn(1, 4, 2, height, width, generator=seeded())
+        text = torch.randn(1, 7, 32, generator=seeded(1))
+        plain = unet(video, 5, text).sample
+        for network in (stock, unet):
+            network.enable_freeu(s1=0.9, s2=0.2, b1=1.4, b2=1.6)
+        expected = stock(video, 5, text).sample
+        assert max_difference(expected, plain) > 1e-2
+        assert max_difference(unet(video, 5, text).sample, expected) < 1e-5
+        for network in (stock, unet):
+            network.disable_freeu()
+        assert torch.equal(unet(video, 5, text).sample, plain)
+
+
+@torch.no_grad()
 def test_stock_object_config_is_translated():
     """The config of a stock network in memory, too."""
     stock = stock_unet()

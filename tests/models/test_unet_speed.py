@@ -9,7 +9,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from diffusers_show1 import Show1UNet3DConditionModel
-from diffusers_show1.families.show1 import unet as unet_show1
+from diffusers_show1.nn import cpu
 
 from ..contract.components import components, seeded
 from ..golden.cases import max_difference
@@ -109,7 +109,7 @@ def test_feed_forward_in_parts(unet, monkeypatch):
     """On a CPU the feed-forwards take some tokens at a time: the same numbers with parts of any size."""
     inputs = arguments(unet)
     expected = unet(**inputs).sample
-    monkeypatch.setattr(unet_show1, "FEED_FORWARD_ROWS", 5)
+    monkeypatch.setattr(cpu, "ROWS", 5)
     assert max_difference(unet(**inputs).sample, expected) < 1e-5
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,13 +68,14 @@ def model_identity(model: str) -> dict[str, Any]:
 
     A commit stands for the weights too; for a folder their digest does.
     """
-    if model == "showlab":
-        from ..hub.recognise import PUBLISHED_REPOS
+    from ..families import short_names
 
-        return {stage: model_identity(repo) for stage, repo in PUBLISHED_REPOS.items()}
+    family = short_names().get(model)
+    if family is not None and family.short_names[model] is None:
+        return {rung: model_identity(repository.repo_id) for rung, repository in family.published.items()}
     folder = model_folder(model)
     if folder is not None:
-        return {"index_sha256": file_digest(folder / "model_index.json"), "weights_sha256": weights_digest(folder)}
+        return dict(folder_identity(folder))
     from huggingface_hub import try_to_load_from_cache
 
     cached = try_to_load_from_cache(model, "model_index.json")
@@ -83,11 +85,24 @@ def model_identity(model: str) -> dict[str, Any]:
 
 
 @cache  # what is loaded stays what it was
-def weights_digest(folder: Path) -> str:
-    """SHA-256 over names and digests of all weight files in a folder; about a second a gigabyte, once."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin"))
-    lines = [f"{path.relative_to(folder).as_posix()} {file_digest(path)}\n" for path in files]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+def folder_identity(folder: Path) -> dict[str, str]:
+    """SHA-256 of a folder's index, and one over names and digests of its components' weight files.
+
+    About a second a gigabyte, once: before a run, so that nothing that happens to the folder meanwhile loses its
+    frames. Whatever else lies in the folder is not opened: links that lead nowhere, pipes, devices, other people's
+    folders.
+    """
+    index = folder / "model_index.json"
+    names = json.loads(index.read_text(encoding="utf-8"))
+    files = [
+        path
+        for name in names
+        for path in (folder / name).glob("*")
+        if Path(name).name == name and path.suffix in (".safetensors", ".bin") and path.is_file()
+    ]
+    lines = [f"{path.relative_to(folder).as_posix()} {file_digest(path)}\n" for path in sorted(files)]
+    weights = hashlib.sha256("".join(lines).encode()).hexdigest()
+    return {"index_sha256": file_digest(index), "weights_sha256": weights}
 
 
 def file_digest(path: Path) -> str:

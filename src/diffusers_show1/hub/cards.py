@@ -3,7 +3,7 @@
 
     python -m diffusers_show1.hub.cards            # writes model_cards/*.md
     python -m diffusers_show1.hub.cards --check    # says which are out of date, with exit code 1
-    python -m diffusers_show1.hub.cards --media    # makes the tiny cascade's example clips, then writes the cards
+    python -m diffusers_show1.hub.cards --media    # makes the tiny cascades' example clips, then writes the cards
 
 A measured figure stands in a card only if a file in `benchmarks/results/` holds it, together with the command that
 measured it:
@@ -26,9 +26,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..families.show1.recipe import RECIPES
+from ..families import all_families
+from ..ladder.card import Card
 from . import card_sections as sections
-from .card_catalogue import CARDS
 
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ CARDS_FOLDER = CHECKOUT / "model_cards"
 RESULTS_FOLDER = CHECKOUT / "benchmarks" / "results"
 MEDIA_IN_REPO = "examples"
 
-LICENCES = ("apache-2.0", "cc-by-nc-4.0")
 METADATA = {
     "license",
     "library_name",
@@ -53,6 +52,11 @@ METADATA = {
 }  # what a card of ours may say; the Hub ignores a misspelt key without a word
 
 
+def all_cards() -> dict[str, Card]:
+    """The cards of all families, by name."""
+    return {name: card for family in all_families() for name, card in family.known_cards.items()}
+
+
 def media_name(prompt: str, ending: str = ".mp4") -> str:
     """The file name of a prompt's example clip: its first words."""
     return "-".join(re.findall(r"[a-z0-9]+", prompt.lower()))[:60].rstrip("-") + ending
@@ -60,7 +64,7 @@ def media_name(prompt: str, ending: str = ".mp4") -> str:
 
 def media_of(name: str) -> dict[str, Path]:
     """The example clips of a card in this checkout, prompt -> file."""
-    paths = {prompt: CARDS_FOLDER / "media" / name / media_name(prompt) for prompt in CARDS[name].prompts}
+    paths = {prompt: CARDS_FOLDER / "media" / name / media_name(prompt) for prompt in all_cards()[name].prompts}
     return {prompt: path for prompt, path in paths.items() if path.is_file()}
 
 
@@ -69,7 +73,7 @@ def results_of(name: str) -> dict[str, Any] | None:
 
     Raises `ValueError` for a file that is not of the form that this module's first lines show.
     """
-    file = CARDS[name].results
+    file = all_cards()[name].results
     if file is None or not (RESULTS_FOLDER / file).is_file():
         return None
     results = json.loads((RESULTS_FOLDER / file).read_text(encoding="utf-8"))
@@ -87,7 +91,7 @@ def metadata(name: str, media: Mapping[str, Path], results: dict[str, Any] | Non
     """The card's head, as the Hub reads it."""
     from huggingface_hub import ModelCardData
 
-    card = CARDS[name]
+    card = all_cards()[name]
     widget: list[dict[str, Any]] = []
     for prompt in dict.fromkeys([*card.prompts, *media]):
         example: dict[str, Any] = {"text": prompt}
@@ -101,7 +105,7 @@ def metadata(name: str, media: Mapping[str, Path], results: dict[str, Any] | Non
         base_model=list(card.base_model) if len(card.base_model) > 1 else "".join(card.base_model) or None,
         language="en",
         # endpoints-template: Inference Endpoints may run the repository's handler.py
-        tags=["text-to-video", "video-generation", "show-1", "endpoints-template"],
+        tags=["text-to-video", "video-generation", *card.tags, "endpoints-template"],
         widget=widget,
         model_name=name if results else None,
         eval_results=eval_results(results) if results else None,
@@ -134,15 +138,13 @@ def render(
     """The whole card.
 
     Args:
-        name: one of `CARDS`.
+        name: one of `all_cards`.
         repo_id: the repository that the card is for; by default one of `OWNER`.
         media: prompt -> clip: examples for the widget, besides or of the card's own prompts.
         results: what was measured, as `results_of` reads it.
     """
-    card = CARDS[name]
+    card = all_cards()[name]
     repo_id = repo_id or f"{OWNER}/{name}"
-    made = sections.shapes(RECIPES["default"].stages)["refine"].split("x")
-    use = sections.use(card, repo_id).replace("{height}", made[1]).replace("{width}", made[2])
     first = f"""\
 # {card.title}
 
@@ -152,17 +154,17 @@ def render(
 {sections.stages_line(card)}
 ## Use
 
-{use}"""
+{sections.use(card, repo_id)}"""
     parts = [
         first,
         sections.recipe(card),
-        f"## Intended use\n\n{sections.intended_use(card)}",
-        f"## Limits\n\n{sections.limits(card)}",
-        f"## Training\n\n{sections.training(card)}",
+        f"## Intended use\n\n{card.intended_use}",
+        f"## Limits\n\n{card.limits}",
+        f"## Training\n\n{card.training}",
         sections.figures(card, results),
         f"## Inference Endpoints\n\n{sections.endpoint(card)}",
-        f"## Licence\n\n{sections.licence(card)}",
-        f"## Citation\n\n```bibtex\n{sections.CITATION}\n```\n",
+        f"## Licence\n\n{card.terms}",
+        f"## Citation\n\n```bibtex\n{card.citation}\n```\n",
     ]
     body = "\n".join(part for part in parts if part)
     return f"---\n{metadata(name, media or {}, results).to_yaml()}\n---\n\n{body}"
@@ -181,7 +183,7 @@ def problems(text: str, media: Sequence[str] = (), ours: bool = True) -> list[st
 
     Args:
         media: the paths of the files that the repository holds, which the widget may show.
-        ours: it is one of `CARDS`; other people's may say more, and be under other licences.
+        ours: it is one of `all_cards`; other people's may say more, and be under other licences.
     """
     from huggingface_hub import ModelCard
     from huggingface_hub.errors import HFValidationError
@@ -198,7 +200,8 @@ def problems(text: str, media: Sequence[str] = (), ours: bool = True) -> list[st
     allowed: dict[str, tuple[str, ...]] = {"library_name": ("diffusers",), "pipeline_tag": ("text-to-video",)}
     if ours:
         found += [f"`{key}` is no key of a card of ours" for key in sorted(data.keys() - METADATA)]
-        allowed |= {"license": LICENCES, "language": ("en",)}
+        licences = tuple(dict.fromkeys(card.licence for card in all_cards().values()))
+        allowed |= {"license": licences, "language": ("en",)}
     elif not data.get("license"):
         found.append("`license` must say the licence of the weights, got nothing")
     for key, values in allowed.items():
@@ -239,20 +242,23 @@ def _text(path: Path) -> str | None:
 
 
 def _all_cards() -> dict[str, str]:
-    return {f"{name}.md": render(name, media=media_of(name), results=results_of(name)) for name in CARDS}
+    return {f"{name}.md": render(name, media=media_of(name), results=results_of(name)) for name in all_cards()}
 
 
 def make_media() -> list[Path]:
-    """Make the example clips of the tiny cascade's card, seed 0; returns the files."""
+    """Make the example clips of the cascades whose weights are in the package, seed 0; returns the files."""
     import torch
 
-    from .. import TINY_PATH, Show1CascadePipeline, save_video
+    from ..clips.files import save_video
 
-    pipe = Show1CascadePipeline.from_pretrained(TINY_PATH)
     made = []
-    for prompt in CARDS["show-1-tiny"].prompts:
-        frames = pipe(prompt, generator=torch.Generator().manual_seed(0), output_type="np").frames[0]
-        made.append(save_video(frames, CARDS_FOLDER / "media" / "show-1-tiny" / media_name(prompt), fps=8))
+    for name, card in all_cards().items():
+        if card.own_numbers is None:
+            continue
+        pipe = sections.family_of_card(card).cascade_class.from_pretrained(card.own_numbers)
+        for prompt in card.prompts:
+            frames = pipe(prompt, generator=torch.Generator().manual_seed(0), output_type="np").frames[0]
+            made.append(save_video(frames, CARDS_FOLDER / "media" / name / media_name(prompt), fps=8))
     return made
 
 
@@ -260,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write the cards, or say which are out of date."""
     parser = argparse.ArgumentParser(prog="python -m diffusers_show1.hub.cards", description="The model cards.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a card is out of date")
-    parser.add_argument("--media", action="store_true", help="make the tiny cascade's example clips first")
+    parser.add_argument("--media", action="store_true", help="make the tiny cascades' example clips first")
     options = parser.parse_args(arguments)
     if options.check:
         old = stale()

@@ -7,6 +7,9 @@
     convert("cerspense/zeroscope_v2_576w", "refiner")                       # ModelScope's network as refinement stage
     convert("checkpoint-9000.pt", "unet")                                   # a state dict -> a network alone
 
+Which checkpoints there are and what becomes of them, the families say (`ladder/checkpoints.py`); which components a
+stage and a cascade have, their classes.
+
 A conversion is a list of parts, one a component. Each part is read (pickles as tensors only), written to a `.partial-`
 folder, read again and compared bit by bit, and only then moved to its place; `conversion.json` keeps the account. So a
 conversion that was killed goes on where it was when it is called again.
@@ -25,48 +28,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..families import all_families, short_names
+from ..ladder.checkpoints import Foreign, Network
+from ..ladder.family import Family
 from .folder import read_config
 from .origin import NO_LICENCE, Origin, Source, licence_of
-from .parts import PUBLISHED_UNETS, VARIANTS, FilePart, FilesPart, InflatedPart, ModelPart, Part, SchedulerPart
-from .recognise import FIRST_FRAME_REPO, PUBLISHED_REPOS, STAGE_CLASSES, recognise, recognise_index
-from .registration import OWN_LIBRARY, OWN_NETWORK
+from .parts import VARIANTS, FilePart, FilesPart, InflatedPart, ModelPart, Part, SchedulerPart
+from .recognise import recognise, recognise_index, resolve
 from .weights import ConversionError
 
 
 if TYPE_CHECKING:
     import torch
 
-STAGES = tuple(STAGE_CLASSES)
 DTYPES = ("float32", "float16", "bfloat16")
 RECORD = "conversion.json"
 LICENCE = "LICENSE-WEIGHTS.md"
-NETWORK = (OWN_LIBRARY, OWN_NETWORK)
-# Our network, by the names that repositories give it: with and without code of their own.
-_VIDEO_UNETS = ("UNet3DConditionModel", "ShowOneUNet3DConditionModel", OWN_NETWORK)
-
-# The components of a stage, and which of them it can do without.
-_PIXEL_COMPONENTS = {"tokenizer": False, "text_encoder": False, "unet": True, "scheduler": True}
-COMPONENTS: dict[str, dict[str, bool]] = {
-    "base": _PIXEL_COMPONENTS,
-    "interpolation": _PIXEL_COMPONENTS,
-    "superres": {
-        **_PIXEL_COMPONENTS,
-        "image_noising_scheduler": True,
-        "first_frame_unet": False,
-        "first_frame_scheduler": False,
-    },
-    "refine": {"tokenizer": False, "text_encoder": False, "unet": True, "vae": True, "scheduler": True},
-}
 # What an index lists besides, always empty: a safety checker is not converted.
 _EMPTY_COMPONENTS = ("feature_extractor", "safety_checker")
-_CASCADE_OPTIONAL = (
-    "tokenizer",
-    "text_encoder",
-    "refine_tokenizer",
-    "refine_text_encoder",
-    "first_frame_unet",
-    "first_frame_scheduler",
-)
 
 # --- what the caller gets ----------------------------------------------------------------------------------------
 
@@ -119,17 +98,19 @@ def convert(
     """Converts a checkpoint to this package's layout.
 
     Args:
-        source: a Hub id or folder with a `model_index.json` (a published stage, a stage or cascade of ours, DeepFloyd
-            IF, ModelScope or zeroscope); `"showlab"`, or a dict stage -> Hub id or folder of all four (and
+        source: a Hub id or folder with a `model_index.json` (a published stage, a stage or cascade of ours, or a
+            model that a family makes stages of: for Show-1 DeepFloyd IF, ModelScope and zeroscope); the short name of
+            a published cascade (`"showlab"`), or a dict stage -> Hub id or folder of all stages (and for Show-1
             `"first_frame"` for DeepFloyd IF-II), for a cascade; a folder with a network alone (`config.json`); or a
             `.pt`, `.pth`, `.ckpt`, `.bin` or `.safetensors` file with a state dict.
         output: the folder to write. New, empty, or one that the same conversion began.
         dtype: of the weights written, `"float32"`, `"float16"` or `"bfloat16"`; by default as they are stored.
         variant: `"fp16"` or `"bf16"` writes weights of that kind beside, for `from_pretrained(..., variant="fp16")`.
         max_shard_size: bytes, or a text such as `"5GB"`; larger weights are cut into several files.
-        stage: what to make of a DeepFloyd IF stage-I model, `"base"` (the default) or `"interpolation"`.
+        stage: what to make of a model that several stages can be made of: of a DeepFloyd IF stage-I model `"base"`
+            (the default) or `"interpolation"`.
         config: for a state dict: the name of a stage (its published network), a `config.json`, or a dict. By default
-            a `config.json` beside the file, or else the published network whose shapes fit.
+            a `config.json` beside the file, or else the published network that fits.
         without: components to leave out, for example `("text_encoder",)` when prompts are encoded elsewhere.
         revision: branch, tag or commit, for a Hub id.
         progress: is told what begins, one line a component.
@@ -178,8 +159,9 @@ def _check_options(dtype: Any, variant: Any, max_shard_size: Any, stage: Any, wi
         good = isinstance(max_shard_size, int) and not isinstance(max_shard_size, bool) and max_shard_size > 0
     if not good:
         raise ValueError(f"`max_shard_size` must be bytes above 0 or a text such as '5GB', got {max_shard_size!r}.")
-    if stage not in (None, *STAGES):
-        raise ValueError(f"`stage` must be one of {', '.join(STAGES)}, got {stage!r}.")
+    stages = dict.fromkeys(name for family in all_families() for name in family.stages)
+    if stage not in (None, *stages):
+        raise ValueError(f"`stage` must be one of {', '.join(stages)}, got {stage!r}.")
     if isinstance(without, str) or not all(isinstance(item, str) for item in without):
         raise ValueError(f"`without` must be a list of component names, got {without!r}.")
     return {"dtype": name, "variant": variant, "max_shard_size": max_shard_size, "without": sorted(without)}
@@ -222,9 +204,14 @@ def _plan(
     Raises:
         ValueError: `source`, `stage`, `config` or `without` cannot be used, naming it, its value and what is allowed.
     """
-    if isinstance(source, Mapping) or str(source) == "showlab":
+    if isinstance(source, Mapping):
         _refuse_beside(source, "a cascade", stage=stage, config=config, revision=revision)
-        return _plan_cascade(PUBLISHED_REPOS if isinstance(source, (str, Path)) else source, without)
+        return _plan_cascade(_family_with(source), source, without)
+    folder, family = resolve(source)
+    if folder is None and family is not None:
+        _refuse_beside(source, "a cascade", stage=stage, config=config, revision=revision)
+        return _plan_cascade(family, {rung: r.repo_id for rung, r in family.published.items()}, without)
+    source = folder or source
     path = Path(source)
     if path.is_file():
         _refuse_beside(source, "a state dict", stage=stage, revision=revision, without=without or None)
@@ -235,20 +222,45 @@ def _plan(
         _refuse_beside(source, "a network", revision=revision, without=without or None)
         return _plan_network(Origin(path), stage)
     kind = recognise(source, revision)
+    if kind.family is None or kind.name == "none":
+        published = [name for name, family in short_names().items() if family.short_names[name] is None]
+        known = [f"{foreign.title}" for family in all_families() for foreign in family.known_checkpoints.foreign]
+        stages = " or ".join(family.title for family in all_families())
+        allowed = (
+            f"a Hub id or folder of a {stages} stage or cascade, of {', of '.join(known)}, "
+            f"{', '.join(map(repr, published))}, or a .pt, .pth, .ckpt, .bin or .safetensors file"
+        )
+        raise ValueError(f"`source` must be {allowed}, got {str(source)!r}, which is {kind}.")
     if kind.name == "cascade":
         _refuse_beside(source, "a cascade", stage=stage)
-        return _plan_saved_cascade(Origin(source, revision), without)
-    allowed = (
-        "a Hub id or folder of a Show-1 stage or cascade, of a DeepFloyd IF or a ModelScope model, 'showlab', "
-        "or a .pt, .pth, .ckpt, .bin or .safetensors file"
-    )
-    if kind.name not in ("published", "stage", "if", "modelscope"):
-        raise ValueError(f"`source` must be {allowed}, got {str(source)!r}, which is {kind}.")
+        return _plan_saved_cascade(kind.family, Origin(source, revision), without)
     assert kind.stage is not None
-    possible = ("base", "interpolation") if (kind.name, kind.stage) == ("if", "base") else (kind.stage,)
+    possible = (kind.stage,) if kind.foreign is None else kind.foreign.classes[str(kind.class_name)]
     if stage is not None and stage not in possible:
         raise ValueError(f"`stage` must be {' or '.join(possible)} for {kind}, got {stage!r}.")
-    return _plan_stage(Origin(source, revision), kind.name, stage or kind.stage, without)
+    origin = Origin(source, revision)
+    known_licence = kind.family.known_checkpoints.licence if kind.name == "published" else kind.foreign
+    return _plan_stage(
+        kind.family, origin, kind.foreign, stage or kind.stage, without, licence_of(origin, known_licence)
+    )
+
+
+def _family_with(sources: Mapping[str, Source]) -> Family:
+    """The family whose stages a dict of sources names, or most of them.
+
+    Raises:
+        ValueError: it names other things, or not all stages.
+    """
+
+    def names(family: Family) -> tuple[str, ...]:
+        return (*family.stages, *family.known_checkpoints.loans)
+
+    family = max(all_families(), key=lambda family: len(sources.keys() & set(names(family))))
+    if sources.keys() - set(names(family)) or set(family.stages) - sources.keys():
+        got = ", ".join(map(str, sources)) or "nothing"
+        loans = f", and may name {', '.join(loans)}" if (loans := family.known_checkpoints.loans) else ""
+        raise ValueError(f"`source` must name {', '.join(family.stages)}{loans}, got {got}.")
+    return family
 
 
 def _refuse_beside(source: Any, what: str, **given: Any) -> None:
@@ -274,43 +286,55 @@ def _check_without(without: Sequence[str], optional: Iterable[str]) -> None:
             raise ValueError(f"`without` may hold {', '.join(sorted(optional))}, got {name!r}.")
 
 
-def _plan_stage(origin: Origin, family: str, stage: str, without: list[str]) -> Plan:
+def _plan_stage(
+    family: Family, origin: Origin, foreign: Foreign | None, stage: str, without: list[str], licence: str
+) -> Plan:
     """A repository with an index -> one stage."""
-    _check_without(without, [name for name, needed in COMPONENTS[stage].items() if not needed])
-    parts, dropped = _stage_parts(origin, family, stage, without)
-    names = dict.fromkeys([*COMPONENTS[stage], *_EMPTY_COMPONENTS], [None, None])
-    components: dict[str, Any] = {**names, **{part.name: list(part.entry) for part in parts}}
-    made = _index(STAGE_CLASSES[stage], **components)
-    words = f"the {stage} stage, from {origin.name}"
-    return Plan(words, parts, made, dropped, [origin], licence_of(origin, family))
-
-
-def _stage_parts(origin: Origin, family: str, stage: str, without: Sequence[str]) -> tuple[list[Part], list[str]]:
-    """The parts that a repository gives a stage, and what of the repository is left behind."""
+    table = _table(family.load(family.stages[stage]))
+    _check_without(without, [name for name, needed in table.items() if not needed])
     parts: list[Part] = []
     dropped: list[str] = []
     for name, entry in _components(origin):
         if name in without:
             dropped.append(f"{name}: asked for by `without`")
-        elif name not in COMPONENTS[stage]:
+        elif name not in table:
             dropped.append(f"{name}: the {stage} stage has no use for it")
         else:
-            parts.append(_part(origin, name, entry, family, stage))
+            parts.append(_part(family, origin, name, entry, name == "unet", foreign, stage))
     have = {part.name for part in parts}
-    for name, needed in COMPONENTS[stage].items():
+    for name, needed in table.items():
         if needed and name not in have:
             raise ConversionError(f"{origin.name} has no {name}, which the {stage} stage needs.")
-    return parts, dropped
+    names = dict.fromkeys([*table, *_EMPTY_COMPONENTS], [None, None])
+    components: dict[str, Any] = {**names, **{part.name: list(part.entry) for part in parts}}
+    made = _index(family.stages[stage], **components)
+    return Plan(f"the {stage} stage, from {origin.name}", parts, made, dropped, [origin], licence)
 
 
-def _part(origin: Origin, name: str, entry: list[str], family: str, stage: str) -> Part:
+def _table(pipeline: Any) -> dict[str, bool]:
+    """The components of a stage or cascade, by its signature, and whether it needs them."""
+    expected, _ = pipeline._get_signature_keys(pipeline)
+    return {name: name not in pipeline._optional_components for name in sorted(set(expected) - {*_EMPTY_COMPONENTS})}
+
+
+def _part(
+    family: Family,
+    origin: Origin,
+    name: str,
+    entry: list[str],
+    denoises: bool,
+    foreign: Foreign | None = None,
+    stage: str = "",
+) -> Part:
+    """How a component becomes one of ours; `denoises` where it stands for the network of the stage."""
     library, class_name = entry
-    if name.endswith("unet") and family != "image" and not name.startswith("first_frame"):
-        if family == "if":
-            return InflatedPart(name, NETWORK, origin, name, in_channels={"interpolation": 7}.get(stage))
-        if class_name not in _VIDEO_UNETS:
-            raise ConversionError(f"{origin.name} has a {class_name} of {library} as unet, which is not known here.")
-        return ModelPart(name, NETWORK, origin, name)
+    if denoises and foreign is not None and foreign.inflated:
+        return InflatedPart(name, (family.library, family.networks[0]), origin, name, foreign.inflated[stage])
+    ours = _own_network(family, class_name)
+    if ours is not None:
+        return ModelPart(name, (family.library, ours), origin, name)
+    if denoises:
+        raise ConversionError(f"{origin.name} has a {class_name} of {library} as {name}, which is not known here.")
     # An index must not make this import a module of its choice: what is imported is among these.
     if library not in ("diffusers", "transformers"):
         raise ConversionError(
@@ -323,65 +347,84 @@ def _part(origin: Origin, name: str, entry: list[str], family: str, stage: str) 
     return ModelPart(name, (library, class_name), origin, name)
 
 
-def _plan_cascade(sources: Mapping[str, Source], without: list[str]) -> Plan:
-    """A source a stage -> one cascade, with the base stage's T5 for all pixel stages."""
-    unknown = [name for name in sources if name not in (*STAGES, "first_frame")]
-    missing = [name for name in STAGES if name not in sources]
-    if unknown or missing:
-        got = ", ".join(map(str, sources)) or "nothing"
-        raise ValueError(f"`source` must name {', '.join(STAGES)}, and may name first_frame, got {got}.")
-    _check_without(without, _CASCADE_OPTIONAL)
+def _own_network(family: Family, class_name: Any) -> str | None:
+    """The network of the family that repositories give this name, with and without code of their own."""
+    return class_name if class_name in family.networks else family.known_checkpoints.network_names.get(class_name)
+
+
+def _plan_cascade(family: Family, sources: Mapping[str, Source], without: list[str]) -> Plan:
+    """A source a stage -> one cascade; what stages share comes from the first of them."""
+    cascade = family.cascade_class
+    _check_without(without, [name for name, needed in _table(cascade).items() if not needed])
+    rungs = {rung.name: rung for rung in cascade.rungs}
+    owners: dict[str, str] = {}
+    for rung in cascade.rungs:
+        for part in rung.parts.values():
+            owners.setdefault(part, rung.name)
+    loans = {name: loan for name, loan in family.known_checkpoints.loans.items() if name in sources}
+    lent = {part: name for name, loan in loans.items() for part in loan.components.values()}
     parts: list[Part] = []
     dropped: list[str] = []
     origins: list[Origin | Path] = []
     licences: list[str] = []
     for stage, source in sources.items():
         kind = recognise(source)
-        is_stage = kind.name in ("published", "stage", "modelscope") and kind.stage == stage
-        if not (is_stage if stage in STAGES else (kind.name, kind.stage) == ("if", "superres")):
-            what = f"the {stage} stage" if stage in STAGES else f"DeepFloyd IF-II ({FIRST_FRAME_REPO})"
+        loan = loans.get(stage)
+        if loan is not None:
+            right = (kind.name, kind.stage) == (loan.foreign, loan.rung)
+        else:
+            video = kind.foreign is None or not kind.foreign.inflated
+            same = kind.stage is not None and family.stages.get(kind.stage) == family.stages[stage]
+            right = kind.family is family and same and video
+        if not right:
+            what = f"the {stage} stage" if loan is None else loan.title
             raise ValueError(f"`source[{stage!r}]` must be {what}, got {str(source)!r}, which is {kind}.")
         origin = Origin(source)
         for name, entry in _components(origin):
-            if stage == "first_frame":
-                own = f"first_frame_{name}" if name in ("unet", "scheduler") else None
-                reason = "the first frame has no use for it"
+            own: str | None
+            if loan is not None:
+                own = loan.components.get(name)
+                reason = f"the {stage.replace('_', ' ')} has no use for it"
             else:
-                own = _name_in_cascade(stage, name)
+                own = None if name in _EMPTY_COMPONENTS else rungs[stage].parts.get(name)
                 reason = f"the {stage} stage has no use for it"
-                if name in ("tokenizer", "text_encoder") and stage in ("interpolation", "superres"):
-                    own, reason = None, "the base stage's serves all pixel stages"
-                if own is not None and own.startswith("first_frame") and "first_frame" in sources:
-                    own, reason = None, "`source['first_frame']` takes its place"
-            if own in without:
+                if own is not None and owners[own] != stage:
+                    reason = f"the {owners[own]} stage's serves all that share it"
+                    own = None
+                elif own is not None and own in lent:
+                    reason = f"`source[{lent[own]!r}]` takes its place"
+                    own = None
+            if own is not None and own in without:
                 own, reason = None, "asked for by `without`"
             if own is None:
                 dropped.append(f"{stage} {name}: {reason}")
             else:
-                family = "image" if stage == "first_frame" else kind.name
-                parts.append(dataclasses.replace(_part(origin, name, entry, family, stage), name=own))
+                denoises = loan is None and own == rungs[stage].network
+                parts.append(dataclasses.replace(_part(family, origin, name, entry, denoises), name=own))
         origins.append(origin)
-        licences.append(licence_of(origin, kind.name))
-    made = _cascade_index(parts, None)
+        known = family.known_checkpoints.licence if kind.name == "published" else kind.foreign
+        licences.append(licence_of(origin, known))
+    made = _cascade_index(family, parts, None)
     names = ", ".join(o.name for o in origins if isinstance(o, Origin))
     return Plan(f"a cascade, from {names}", parts, made, dropped, origins, "\n\n".join(dict.fromkeys(licences)))
 
 
-def _plan_saved_cascade(origin: Origin, without: list[str]) -> Plan:
+def _plan_saved_cascade(family: Family, origin: Origin, without: list[str]) -> Plan:
     """A cascade as this package saves it -> the same, in another number format or sharded otherwise."""
-    _check_without(without, _CASCADE_OPTIONAL)
-    known = {_name_in_cascade(stage, name) for stage in STAGES for name in COMPONENTS[stage]}
+    table = _table(family.cascade_class)
+    _check_without(without, [name for name, needed in table.items() if not needed])
+    networks = {rung.network for rung in family.cascade_class.rungs}
     parts: list[Part] = []
     dropped: list[str] = []
     for name, entry in _components(origin):
         if name in without:
             dropped.append(f"{name}: asked for by `without`")
-        elif name not in known:
+        elif name not in table:
             dropped.append(f"{name}: a cascade has no use for it")
         else:
-            parts.append(_part(origin, name, entry, "stage", ""))
-    made = _cascade_index(parts, _read_index(origin).get("stage_defaults"))
-    return Plan(f"a cascade, from {origin.name}", parts, made, dropped, [origin], licence_of(origin, "cascade"))
+            parts.append(_part(family, origin, name, entry, name in networks))
+    made = _cascade_index(family, parts, _read_index(origin).get("stage_defaults"))
+    return Plan(f"a cascade, from {origin.name}", parts, made, dropped, [origin], licence_of(origin, None))
 
 
 def _components(origin: Origin) -> list[tuple[str, list[str]]]:
@@ -394,23 +437,17 @@ def _components(origin: Origin) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _name_in_cascade(stage: str, name: str) -> str | None:
-    """What a stage's component is called in a cascade; None for one that a cascade has not."""
-    if name not in COMPONENTS[stage]:
-        return None
-    if name.startswith("first_frame") or (name in ("tokenizer", "text_encoder") and stage != "refine"):
-        return name
-    return f"{stage}_{name}"
-
-
-def _cascade_index(parts: Sequence[Part], stage_defaults: Any) -> dict[str, Any]:
-    needed = [_name_in_cascade(stage, n) for stage in STAGES for n, must in COMPONENTS[stage].items() if must]
+def _cascade_index(family: Family, parts: Sequence[Part], stage_defaults: Any) -> dict[str, Any]:
+    table = _table(family.cascade_class)
     have = {part.name: list(part.entry) for part in parts}
-    for name in needed:
-        if name not in have:
+    for name, needed in table.items():
+        if needed and name not in have:
             raise ConversionError(f"The sources have no {name}, which a cascade needs.")
-    components: dict[str, Any] = {**dict.fromkeys([*_CASCADE_OPTIONAL, *_EMPTY_COMPONENTS], [None, None]), **have}
-    return _index("Show1CascadePipeline", **components, stage_defaults=stage_defaults)
+    components: dict[str, Any] = {**dict.fromkeys([*table, *_EMPTY_COMPONENTS], [None, None]), **have}
+    return _index(family.cascade, **components, stage_defaults=stage_defaults)
+
+
+_IMAGE_NETWORK = "UNet2DConditionModel"
 
 
 def _plan_network(origin: Origin, stage: str | None) -> Plan:
@@ -419,19 +456,23 @@ def _plan_network(origin: Origin, stage: str | None) -> Plan:
         name = read_config(origin.root / "config.json").get("_class_name")
     except ValueError as error:
         raise ConversionError(f"{origin.name}: {error}.") from error
-    part: Part
-    if name == "UNet2DConditionModel":
-        channels = {"interpolation": 7}.get(stage or "")
-        part = InflatedPart("", NETWORK, origin, "", in_channels=channels)
-        family = "if"
-    elif name in _VIDEO_UNETS:
-        _refuse_beside(origin.name, "a video network", stage=stage)
-        part = ModelPart("", NETWORK, origin, "")
-        family = "network"
-    else:
-        allowed = ", ".join(("UNet2DConditionModel", *_VIDEO_UNETS))
-        raise ValueError(f"`source` must hold one of {allowed}, got {origin.source!r}, which holds a {name}.")
-    return Plan(f"a network, from {origin.name}", [part], None, [], [origin], licence_of(origin, family))
+    image = [(f, foreign) for f in all_families() for foreign in f.known_checkpoints.foreign if foreign.inflated]
+    if name == _IMAGE_NETWORK and image:
+        rungs = dict.fromkeys(rung for _, foreign in image for rung in foreign.inflated)
+        if stage not in (None, *rungs):
+            raise ValueError(f"`stage` must be one of {', '.join(rungs)} for an image network, got {stage!r}.")
+        family, foreign = next(pair for pair in image if stage is None or stage in pair[1].inflated)
+        entry = (family.library, family.networks[0])
+        part: Part = InflatedPart("", entry, origin, "", foreign.inflated.get(stage or "", {}))
+        return Plan(f"a network, from {origin.name}", [part], None, [], [origin], licence_of(origin, foreign))
+    for family in all_families():
+        if (ours := _own_network(family, name)) is not None:
+            _refuse_beside(origin.name, "a video network", stage=stage)
+            part = ModelPart("", (family.library, ours), origin, "")
+            return Plan(f"a network, from {origin.name}", [part], None, [], [origin], licence_of(origin, None))
+    known = [(*family.known_checkpoints.network_names, *family.networks) for family in all_families()]
+    allowed = ", ".join(dict.fromkeys((_IMAGE_NETWORK, *(name for names in known for name in names))))
+    raise ValueError(f"`source` must hold one of {allowed}, got {origin.source!r}, which holds a {name}.")
 
 
 def _plan_file(path: Path, config: Any) -> Plan:
@@ -441,17 +482,28 @@ def _plan_file(path: Path, config: Any) -> Plan:
     beside = path.parent / "config.json"
     if config is None and beside.exists():
         config = beside
-    if isinstance(config, (str, Path)) and str(config) not in STAGES:
+    published = [family.known_checkpoints.networks for family in all_families()]
+    names = dict.fromkeys(name for networks in published for name in networks)
+    networks: list[Network] | None = None
+    if isinstance(config, (str, Path)) and str(config) not in names:
         if not Path(config).is_file():
-            raise ValueError(f"`config` must be one of {', '.join(STAGES)}, or a JSON file, got {str(config)!r}.")
+            raise ValueError(f"`config` must be one of {', '.join(names)}, or a JSON file, got {str(config)!r}.")
         try:
             config = read_config(Path(config))
         except ValueError as error:
             raise ValueError(f"`config` must be a JSON file of a network, got {str(config)!r}: {error}.") from None
     elif isinstance(config, str):
-        config = PUBLISHED_UNETS[config]
-    part = FilePart("", NETWORK, path, config)
+        networks = [known[config] for known in published if config in known]
+    if isinstance(config, Mapping):
+        networks = [Network(name, config) for name in _networks_named(config.get("_class_name"))]
+    part = FilePart("", ("", ""), path, networks)
     return Plan(f"a network, from {path.name}", [part], None, [], [path], NO_LICENCE)
+
+
+def _networks_named(class_name: Any) -> list[str]:
+    """Our networks that a config with this class name may be of: all of them, where it names none of ours."""
+    named = [ours for family in all_families() if (ours := _own_network(family, class_name)) is not None]
+    return named or [name for family in all_families() for name in family.networks]
 
 
 # --- the account of a conversion ---------------------------------------------------------------------------------

@@ -17,9 +17,10 @@ from safetensors import safe_open
 from torch import nn
 
 from ..clips.words import shorten
+from ..families import all_families
+from .weights import modern_names, read_any
 
 
-LIBRARIES = ("diffusers", "transformers", "diffusers_show1")
 # Of whole numbers in a config: T5-XXL has 24 layers, and the largest numbers are sizes of vocabularies.
 _MOST_LAYERS, _LARGEST = 256, 2**20
 
@@ -81,9 +82,10 @@ def check_component(folder: Path, library: str, known: bool) -> None:
         ValueError: a library that is not read here, a config as in `read_config`, or an index of shards that names
             files elsewhere.
     """
+    read = ("diffusers", "transformers", *dict.fromkeys(family.library for family in all_families()))
     # A module of the repository is left to diffusers, which asks for `trust_remote_code`.
-    if not (known or library in LIBRARIES or (folder / f"{library}.py").is_file()):
-        raise ValueError(f"its library must be one of {', '.join(LIBRARIES)}, got {library!r}")
+    if not (known or library in read or (folder / f"{library}.py").is_file()):
+        raise ValueError(f"its library must be one of {', '.join(read)}, got {library!r}")
     check_files(folder)
 
 
@@ -105,15 +107,14 @@ def check_files(folder: Path) -> None:
 
 def check_parameters(component: Any, folder: Path) -> None:
     """ValueError for a network whose files do not hold all of its parameters: the rest would be random numbers."""
-    from .weights import modern_names, read_any
-
     if not isinstance(component, nn.Module) or getattr(component, "hf_quantizer", None) is not None:
         return
     stored: set[str] = set()
-    for path in folder.glob("*.safetensors"):
+    files = [path for path in sorted(folder.glob("*")) if path.is_file()]  # and no pipe, which would never end
+    for path in (path for path in files if path.suffix == ".safetensors"):
         with safe_open(path, framework="pt") as file:
             stored.update(file.keys())
-    for path in folder.glob("*.bin"):
+    for path in (path for path in files if path.suffix == ".bin"):
         stored.update(read_any(path))
     found = {name for each in stored for name in modern_names(each)}
     parameters = dict(component.named_parameters(remove_duplicate=False))

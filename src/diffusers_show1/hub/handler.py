@@ -24,6 +24,8 @@ installed (requirements.txt asks for it), and `remote-code`, which carries the p
 """
 
 import base64
+import importlib
+import importlib.util
 import inspect
 import io
 import json
@@ -71,7 +73,7 @@ class EndpointHandler:
         index = json.loads((Path(path) / "model_index.json").read_text(encoding="utf-8"))
         carries_code = isinstance(index["_class_name"], list)
         if not carries_code:
-            import diffusers_show1  # noqa: F401  teaches diffusers the class names in model_index.json
+            import_libraries(index)
         on_gpu = torch.cuda.is_available()
         dtype = torch.float16 if on_gpu else torch.float32
         self.pipe = DiffusionPipeline.from_pretrained(path, dtype=dtype, trust_remote_code=carries_code)
@@ -172,6 +174,14 @@ class EndpointHandler:
         return arguments, seed
 
 
+def import_libraries(index: dict[str, Any]) -> None:
+    """Import what teaches diffusers the class names in a `model_index.json`: this package, and those of its networks."""
+    names = {"diffusers_show1", *(entry[0] for entry in index.values() if isinstance(entry, list) and entry[0])}
+    for name in sorted(names - {"diffusers", "transformers"}):
+        if "." not in name and importlib.util.find_spec(name) is not None:
+            importlib.import_module(name)
+
+
 def refuse(field: str, value: Any, allowed: str) -> NoReturn:
     """Raise `BadRequest` with the field, what it may be and what it is, on one line."""
     told = repr(value)
@@ -202,6 +212,12 @@ def encode(clip: np.ndarray, fps: float) -> bytes:
     return buffer.getvalue()
 
 
+def check_size(field: str, picture: Any, allowed: str) -> None:
+    """Refuse a picture, or a stream of them, with more pixels than `MAX_VIDEO_PIXELS`."""
+    if picture.width * picture.height > MAX_VIDEO_PIXELS:
+        refuse(field, f"{picture.width}x{picture.height}", allowed)
+
+
 def decode(field: str, text: Any) -> list[Any]:
     """Base64 of a video file -> its frames, as images. Nothing is read until its size is known to be bearable."""
     allowed = (
@@ -215,9 +231,9 @@ def decode(field: str, text: Any) -> list[Any]:
         content = io.BytesIO(base64.b64decode(text, validate=True))
         with av.open(content, mode="r", options=VIDEO_FILES_ONLY, metadata_errors="replace") as container:
             stream = container.streams.video[0]
-            if stream.width * stream.height > MAX_VIDEO_PIXELS:
-                refuse(field, f"{stream.width}x{stream.height}", allowed)
+            check_size(field, stream, allowed)
             for frame in container.decode(stream):
+                check_size(field, frame, allowed)  # which may change on the way, whatever the file's head says
                 frames.append(frame.to_image())
                 if len(frames) > MAX_FRAMES:
                     refuse(field, f"more than {MAX_FRAMES} frames", allowed)

@@ -8,22 +8,14 @@ import json
 import re
 from pathlib import Path
 
+from ..ladder.checkpoints import Foreign, licence_page
 from .folder import leads_out
-from .recognise import find_index, licence_page
+from .recognise import find_index
+from .remote import answered
 from .weights import ConversionError
 
 
 Source = str | Path
-
-_LICENCES = {
-    "showlab": "Show-1's weights are published under CC BY-NC 4.0 "
-    "(https://creativecommons.org/licenses/by-nc/4.0/): not for commercial use, and with credit to their authors, "
-    "Zhang et al., Show-1, https://arxiv.org/abs/2309.15818. Its pixel networks began as DeepFloyd IF's.",
-    "if": "DeepFloyd IF's weights are under the DeepFloyd IF License Agreement, which a user accepts on the Hub: "
-    "{page}. It binds what is made of them, this conversion included.",
-    "modelscope": "ModelScope's text-to-video weights, and zeroscope's, which come from them, are published under "
-    "CC BY-NC 4.0 (https://creativecommons.org/licenses/by-nc/4.0/): not for commercial use.",
-}
 
 _WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)"
@@ -69,7 +61,8 @@ class Origin:
 
         root = Path()
         for name in names:
-            path = Path(hf_hub_download(self.source, name, revision=self.identity))
+            with answered(self.source):
+                path = Path(hf_hub_download(self.source, name, revision=self.identity))
             root = path.parents[name.count("/")]
         return root
 
@@ -120,16 +113,14 @@ def _hub_files(repo_id: str, revision: str | None) -> tuple[str, list[str]]:
 NO_LICENCE = "The source came without a licence that could be read: its terms, whatever they are, still hold."
 
 
-def licence_of(origin: Origin, family: str) -> str:
-    """What the weights are under, as well as the source says."""
+def licence_of(origin: Origin, known: str | Foreign | None) -> str:
+    """What the weights are under: what is known of them, or what the source says."""
     where = f"Converted from {origin.name}" + ("." if origin.local else f" (commit {origin.identity}).")
-    if family == "published":
-        return f"{where} {_LICENCES['showlab']}"
-    if family == "if":
-        page = licence_page(origin.name) if not origin.local else "https://huggingface.co/DeepFloyd/IF-I-XL-v1.0"
-        return f"{where} {_LICENCES['if'].format(page=page)}"
-    if family == "modelscope":
-        return f"{where} {_LICENCES['modelscope']}"
+    if isinstance(known, Foreign):
+        page = known.page if origin.local else licence_page(origin.name)
+        return f"{where} {known.licence.format(page=page)}"
+    if known:
+        return f"{where} {known}"
     named = None
     if "README.md" in origin.files:
         text = (origin.fetch("README.md") / "README.md").read_text(encoding="utf-8", errors="replace")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import filecmp
+import inspect
 import json
 import math
 import shutil
@@ -18,7 +19,8 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 
 from ..clips.words import shorten
-from ..families.show1.unet import Show1UNet3DConditionModel
+from ..families import all_families, family_of
+from ..ladder.checkpoints import Network
 from .folder import check_files, check_numbers, read_config
 from .origin import Origin
 from .weights import (
@@ -40,56 +42,6 @@ from .weights import (
 
 
 VARIANTS = {"fp16": "float16", "bf16": "bfloat16"}
-
-_IF_UNET: dict[str, Any] = {
-    "act_fn": "gelu",
-    "addition_embed_type": "text",
-    "attention_head_dim": 64,
-    "cross_attention_norm": "group_norm",
-    "encoder_hid_dim": 4096,
-    "encoder_hid_dim_type": "text_proj",
-    "mid_block_type": "UNetMidBlock3DSimpleCrossAttn",
-    "out_channels": 6,
-    "resnet_time_scale_shift": "scale_shift",
-}
-_KEYFRAME_UNET: dict[str, Any] = {
-    **_IF_UNET,
-    "sample_size": 64,
-    "in_channels": 3,
-    "block_out_channels": [320, 640, 960, 1280],
-    "cross_attention_dim": 1280,
-    "down_block_types": ["ResnetDownsampleBlock3D"] + 3 * ["SimpleCrossAttnDownBlock3D"],
-    "layers_per_block": 3,
-    "up_block_types": 3 * ["SimpleCrossAttnUpBlock3D"] + ["ResnetUpsampleBlock3D"],
-}
-# The published networks, for state dicts that come without a config.
-PUBLISHED_UNETS: dict[str, dict[str, Any]] = {
-    "base": _KEYFRAME_UNET,
-    "interpolation": {**_KEYFRAME_UNET, "in_channels": 7},
-    "superres": {
-        **_IF_UNET,
-        "sample_size": 256,
-        "in_channels": 6,
-        "block_out_channels": [128, 256, 512, 768, 768],
-        "class_embed_type": "timestep",
-        "cross_attention_dim": 768,
-        "down_block_types": 3 * ["ResnetDownsampleBlock3D"] + 2 * ["SimpleCrossAttnDownBlock3D"],
-        "layers_per_block": [2, 2, 3, 4, 2],
-        "mid_block_scale_factor": 1.4142271248762552,  # close to the square root of 2, as published
-        "resnet_out_scale_factor": 1.4142271248762552,
-        "resnet_skip_time_act": True,
-        "time_embedding_act_fn": "gelu",
-        "time_embedding_dim": 768,
-        "up_block_types": 2 * ["SimpleCrossAttnUpBlock3D"] + 3 * ["ResnetUpsampleBlock3D"],
-    },
-    "refine": {
-        "sample_size": 32,
-        "attention_head_dim": [5, 10, 20, 20],
-        "cross_attention_dim": 1024,
-        "transfromer_in_opt": True,
-        "use_linear_projection": True,
-    },
-}
 
 
 @dataclasses.dataclass
@@ -243,18 +195,17 @@ class ModelPart(Part):
 class InflatedPart(ModelPart):
     """An image UNet, made a video UNet: its weights become the spatial layers, new temporal layers the identity."""
 
-    in_channels: int | None = None
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def describe(self) -> str:
         return f"inflating the image network of {self.origin.name}"
 
     def load(self, raw: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Any:
         image = load_model(UNet2DConditionModel, self.root / self.folder, dtype, *self.origin.weights(self.folder))
-        overrides = {} if self.in_channels is None else {"in_channels": self.in_channels}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # the temporal layers' inner weights are new: the same in every conversion
             try:
-                return Show1UNet3DConditionModel.from_2d(image, **overrides)
+                return self.model_class().from_2d(image, **self.overrides)
             except ValueError as error:
                 raise ConversionError(f"{self.origin.name}: {error}") from error
 
@@ -268,24 +219,39 @@ class InflatedPart(ModelPart):
 
 @dataclasses.dataclass
 class FilePart(ModelPart):
-    """A network from a state dict in one file."""
+    """A network from a state dict in one file: the first of `networks` that it fits."""
 
     origin: Path  # type: ignore[assignment]
-    folder: Any  # the config: a dict, or None to find the published one that fits
+    folder: Any  # the networks that it may be, or None for the published ones
 
     def describe(self) -> str:
         return f"converting {self.origin.name}"
 
     def read(self) -> dict[str, torch.Tensor]:
-        self.state, self.left = find_state_dict(read_any(self.origin), self.origin.name)
-        return self.state
+        stored, self.left = find_state_dict(read_any(self.origin), self.origin.name)
+        first_error = None
+        for network in fitting_networks(stored, self.origin.name) if self.folder is None else self.folder:
+            try:
+                raw = {network.rename(name): value for name, value in stored.items()}
+                self.expected = self.skeleton(network, raw)
+            except ConversionError as error:
+                first_error = first_error or error
+                continue
+            family = family_of(network.class_name)
+            assert family is not None
+            self.entry = (family.library, network.class_name)
+            return raw
+        assert first_error is not None
+        raise first_error
 
-    def load(self, raw: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Any:
-        config = self.folder if self.folder is not None else fitting_config(raw, self.origin.name)
+    def skeleton(self, network: Network, raw: Mapping[str, torch.Tensor]) -> Any:
+        """The network without numbers, if the state dict has all of its parameters."""
         try:
-            check_numbers(config, "`config`")
+            check_numbers(dict(network.config), "`config`")
+            family = family_of(network.class_name)
+            assert family is not None
             with torch.device("meta"):
-                model = Show1UNet3DConditionModel.from_config(dict(config))
+                model = family.load(network.class_name).from_config(dict(network.config))
         except Exception as error:  # of the wrong types, or of sizes that do not fit together
             told = shorten(" ".join(str(error).split()), 500)
             raise ConversionError(f"`config` describes no network for {self.origin.name}: {told}") from error
@@ -302,23 +268,32 @@ class FilePart(ModelPart):
                     f"{self.origin.name} has {name} of shape {tuple(raw[name].shape)}, and `config` describes "
                     f"{tuple(value.shape)}."
                 )
-        state = {name: raw[name].to(dtype) if raw[name].is_floating_point() else raw[name] for name in expected}
-        model.load_state_dict(state, assign=True)
-        return model.eval()
+        return model
+
+    def load(self, raw: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Any:
+        names = self.expected.state_dict()
+        state = {name: raw[name].to(dtype) if raw[name].is_floating_point() else raw[name] for name in names}
+        self.expected.load_state_dict(state, assign=True)
+        return self.expected.eval()
 
     def compare(self, raw: Mapping[str, torch.Tensor], model: Any) -> tuple[int, list[str]]:
         compared, unused = super().compare(raw, model)
         return compared, [*unused, *self.left]
 
 
-def fitting_config(raw: Mapping[str, torch.Tensor], name: str) -> dict[str, Any]:
-    """The published network whose first convolution fits."""
+def fitting_networks(raw: Mapping[str, torch.Tensor], name: str) -> list[Network]:
+    """The published networks whose first convolution fits a state dict."""
     out_channels, in_channels = (*raw["conv_in.weight"].shape, 0, 0)[:2]
-    for config in PUBLISHED_UNETS.values():
-        first = config.get("block_out_channels", [320])[0]
-        if (first, config.get("in_channels", 4)) == (out_channels, in_channels):
-            return config
-    raise ConversionError(
-        f"{name} is none of the published networks: its first convolution is {in_channels} to {out_channels} "
-        "channels. Its `config` is needed."
-    )
+    fitting = []
+    for family in all_families():
+        for network in family.known_checkpoints.networks.values():
+            defaults = inspect.signature(family.load(network.class_name).__init__).parameters
+            config = {**{key: value.default for key, value in defaults.items()}, **network.config}
+            if (config["block_out_channels"][0], config["in_channels"]) == (out_channels, in_channels):
+                fitting.append(network)
+    if not fitting:
+        raise ConversionError(
+            f"{name} is none of the published networks: its first convolution is {in_channels} to {out_channels} "
+            "channels. Its `config` is needed."
+        )
+    return fitting

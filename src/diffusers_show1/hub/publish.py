@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..families import all_families, family_of
 from . import card_sections, cards
 from .folder import leads_out
-from .registration import OWN_PIPELINES
 
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def publish(
         source: a loaded pipeline of this package, or a folder that one was saved to.
         repo_id: `owner/name`; made if it does not exist.
         revisions: which of `main` and `remote-code` go up.
-        card: a name in `cards.CARDS`, or the path of a card of your own, beside which a LICENSE.md may stand. By
+        card: a name in `cards.all_cards()`, or the path of a card of your own, beside which a LICENSE.md may stand. By
             default the repository's name, if there is a card of that name: those cards say whose the weights are and
             what they can do, which is true of the published weights and of the tiny cascade, and of nothing else.
         media: prompt -> example clip (.mp4, .gif, .webp), shown with the card's widget. By default the card's own.
@@ -166,8 +166,8 @@ def publish(
     with tempfile.TemporaryDirectory(prefix="show1-publish-") as scratch:
         folder = Path(output) if output is not None else Path(scratch) / "revisions"
         if not isinstance(source, (str, os.PathLike)):
-            if type(source).__name__ not in OWN_PIPELINES:
-                raise PublishError(f"`source` must be one of {', '.join(OWN_PIPELINES)}, got {type(source).__name__}.")
+            if type(source).__name__ not in _pipelines():
+                raise PublishError(f"`source` must be one of {', '.join(_pipelines())}, got {type(source).__name__}.")
             source.save_pretrained(Path(scratch) / "pipeline", safe_serialization=True)
             source = Path(scratch) / "pipeline"
         folders = build(Path(source), repo_id, folder, revisions, card, media)
@@ -183,6 +183,11 @@ def publish(
                 told = " ".join(str(error.__cause__ or error).split())
                 raise UploadError(f"{repo_id} is not up to date on the Hub: {told}") from error
         return publication
+
+
+def _pipelines() -> list[str]:
+    """What can be published: the stages and cascades of all families."""
+    return sorted(name for family in all_families() for name in family.pipelines)
 
 
 def _check_arguments(
@@ -223,6 +228,8 @@ def build(
     """
     index = read_index(source)
     extras = _extras(index["_class_name"], repo_id, card, media)
+    family = family_of(index["_class_name"])
+    family_requirements = () if family is None else family.requirements
     folders = {revision: folder / revision for revision in revisions}
     with tempfile.TemporaryDirectory(prefix="show1-publish-") as scratch:
         main = folders.get("main", Path(scratch) / "main")
@@ -230,7 +237,8 @@ def build(
         if "remote-code" in folders:
             _copy_remote_code(main, folders["remote-code"])
     for revision, target in folders.items():
-        for path, content in {**extras, "requirements.txt": _lines(REQUIREMENTS[revision])}.items():
+        needed = [*REQUIREMENTS[revision], *(family_requirements if revision == "main" else ())]
+        for path, content in {**extras, "requirements.txt": _lines(needed)}.items():
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             (target / path).write_bytes(content)
         {"main": check_main, "remote-code": check_remote_code}[revision](target)
@@ -247,9 +255,9 @@ def read_index(source: Path) -> dict[str, Any]:
             f"`source` must be a folder that a pipeline was saved to, got {str(source)!r}, which has no readable "
             "model_index.json."
         ) from error
-    if not isinstance(name, str) or name not in OWN_PIPELINES:
+    if not isinstance(name, str) or name not in _pipelines():
         raise PublishError(
-            f"`source` must hold one of {', '.join(OWN_PIPELINES)}, got {str(source)!r} with {name!r}. "
+            f"`source` must hold one of {', '.join(_pipelines())}, got {str(source)!r} with {name!r}. "
             "`show1 convert` makes one of a published repository."
         )
     return index
@@ -331,26 +339,26 @@ def _extras(
 ) -> dict[str, bytes]:
     """What both revisions hold besides the pipeline: path -> content."""
     name = repo_id.split("/")[1] if card is None else os.fspath(card)
-    known = ", ".join(cards.CARDS)
-    if name not in cards.CARDS and not Path(name).is_file():
-        raise PublishError(f"`card` must be one of {known}, or the path of your own, got {name!r}.")
-    clips = cards.media_of(name) if media is None and name in cards.CARDS else dict(media or {})
+    known = cards.all_cards()
+    if name not in known and not Path(name).is_file():
+        raise PublishError(f"`card` must be one of {', '.join(known)}, or the path of your own, got {name!r}.")
+    clips = cards.media_of(name) if media is None and name in known else dict(media or {})
     extras = {}
     for prompt, path in clips.items():
         path = Path(path)
         if path.suffix.lower() not in MEDIA_ENDINGS or not path.is_file():
             raise PublishError(f"`media` must be files that end in {', '.join(MEDIA_ENDINGS)}, got {str(path)!r}.")
         extras[f"{cards.MEDIA_IN_REPO}/{cards.media_name(prompt, path.suffix.lower())}"] = path.read_bytes()
-    if name in cards.CARDS:
-        if cards.CARDS[name].pipeline != pipeline:
-            raise PublishError(f"`card` must be of a {pipeline}, got {name!r}, of a {cards.CARDS[name].pipeline}.")
+    if name in known:
+        if known[name].pipeline != pipeline:
+            raise PublishError(f"`card` must be of a {pipeline}, got {name!r}, of a {known[name].pipeline}.")
         text = cards.render(name, repo_id, {p: Path(c) for p, c in clips.items()}, cards.results_of(name))
-        extras["LICENSE.md"] = card_sections.licence_note(name).encode()
+        extras["LICENSE.md"] = card_sections.licence_note(known[name]).encode()
     else:
         text = Path(name).read_text(encoding="utf-8")
         if (Path(name).parent / "LICENSE.md").is_file():
             extras["LICENSE.md"] = (Path(name).parent / "LICENSE.md").read_bytes()
-    if wrong := cards.problems(text, list(extras), ours=name in cards.CARDS):
+    if wrong := cards.problems(text, list(extras), ours=name in known):
         raise PublishError(f"`card` must be one that the Hub accepts, got {name!r}: {'; '.join(wrong)}.")
     extras["README.md"] = text.encode()
     extras["handler.py"] = Path(__file__).with_name("handler.py").read_bytes()
@@ -408,7 +416,8 @@ def check_main(folder: Path) -> None:
 
 _LOAD_WITHOUT_THE_PACKAGE = """\
 import sys
-sys.modules["diffusers_show1"] = None  # importing it fails, as where it is not installed
+for name in sys.argv[2:]:
+    sys.modules[name] = None  # importing it fails, as where it is not installed
 import torch
 from diffusers import DiffusionPipeline
 pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True, dtype=torch.float16)
@@ -421,9 +430,10 @@ def check_remote_code(folder: Path) -> None:
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     if not isinstance(index["_class_name"], list):
         raise PublishError(f"`remote-code` has no code of its own: its pipeline is {index['_class_name']!r}.")
+    packages = dict.fromkeys(("diffusers_show1", *(family.library for family in all_families())))
     with tempfile.TemporaryDirectory(prefix="show1-modules-") as modules:
         done = subprocess.run(
-            [sys.executable, "-c", _LOAD_WITHOUT_THE_PACKAGE, os.fspath(folder.resolve())],
+            [sys.executable, "-c", _LOAD_WITHOUT_THE_PACKAGE, os.fspath(folder.resolve()), *packages],
             env={**os.environ, "HF_MODULES_CACHE": modules, "HF_HUB_OFFLINE": "1", "DIFFUSERS_VERBOSITY": "error"},
             capture_output=True,
             text=True,

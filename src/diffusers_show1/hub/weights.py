@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file
 
 from ..clips.words import shorten
-from .registration import refused_pickle
 
 
 class ConversionError(ValueError):
@@ -55,6 +54,29 @@ def read_tensors(*paths: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def refused_pickle(error: BaseException) -> str | None:
+    """Why torch refused to unpickle, in one clause, if that is what an exception comes from; else None."""
+    for cause in _causes(error):
+        text = str(cause)
+        if "weights_only" in text or "Weights only load failed" in text:
+            named = re.search(r"GLOBAL ([\w.]+)", text)
+            what = f"reading the pickle would run code, `{named[1]}`" if named else "the pickle is damaged"
+            return f"{what}, and weights hold tensors only"
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception, and all that led to it."""
+    waiting, seen = [error], set()
+    while waiting:
+        current = waiting.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        waiting += [e for e in (current.__cause__, current.__context__) if e is not None]
+
+
 _PREFIXES = ("module.", "_orig_mod.", "unet.", "model.", "model.diffusion_model.")
 
 
@@ -89,7 +111,7 @@ def find_state_dict(content: Any, name: str) -> tuple[dict[str, torch.Tensor], l
                 f"{name} has parameter names of a code older than diffusers (input_blocks...). Convert the same model "
                 "from its repository in diffusers' format."
             )
-    raise ConversionError(f"{name} holds no network of Show-1: there is no conv_in.weight in it.")
+    raise ConversionError(f"{name} holds no network that is known here: there is no conv_in.weight in it.")
 
 
 def _all_prefixes(tensors: Mapping[str, Any]) -> list[str]:

@@ -11,11 +11,13 @@ n-th step only; at the others the outermost blocks run, on what the deep ones ga
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
-from diffusers.hooks import HookRegistry, ModelHook
+from diffusers.hooks import HookRegistry, ModelHook, PyramidAttentionBroadcastConfig, TaylorSeerCacheConfig
 from diffusers.hooks.hooks import BaseState, StateManager
+from diffusers.models.cache_utils import CacheMixin
 from torch import Tensor, nn
 
 
@@ -152,3 +154,64 @@ class _KeepOutput(_DeepCacheHook):
         if state.computes:
             state.features = self.fn_ref.original_forward(*args, **kwargs)
         return state.features
+
+
+class FeatureCacheMixin(CacheMixin):
+    """diffusers' `CacheMixin` of a UNet with `down_blocks`, `mid_block` and `up_blocks`."""
+
+    _cache_config: Any = None
+
+    def enable_cache(self, config: Any) -> None:
+        """As in diffusers, for the caches that fit a UNet.
+
+        Args:
+            config: `DeepCacheConfig` (or any object with `apply(unet)` and `remove(unet)`), or one of diffusers':
+                `PyramidAttentionBroadcastConfig`, or `TaylorSeerCacheConfig` with `cache_identifiers` of this network
+                (such as `r".*attentions\\.\\d+"`; its own are those of transformers).
+
+        Raises:
+            ValueError: another config (diffusers' other caches want a row of transformer blocks), identifiers that
+                name no layer or a down block, or a cache is enabled already.
+        """
+        if self.is_cache_enabled:
+            raise ValueError(f"`disable_cache()` first: this network has a cache already, {self._cache_config!r}.")
+        if isinstance(config, TaylorSeerCacheConfig):
+            self._check_identifiers(config)
+        if isinstance(config, (PyramidAttentionBroadcastConfig, TaylorSeerCacheConfig)):
+            super().enable_cache(config)
+            return
+        if not hasattr(config, "apply"):
+            raise ValueError(
+                f"`config` must be a DeepCacheConfig, a PyramidAttentionBroadcastConfig or a TaylorSeerCacheConfig, "
+                f"got {config!r}: diffusers' other caches want a row of transformer blocks, which a UNet has not."
+            )
+        config.apply(self)
+        HookRegistry.check_if_exists_or_initialize(self).invalidate_child_registries_cache()
+        self._cache_config = config
+
+    def _check_identifiers(self, config: TaylorSeerCacheConfig) -> None:
+        if config.use_lite_mode or not config.cache_identifiers:
+            raise ValueError(
+                "`config` must have `cache_identifiers` of this network's layers and no `use_lite_mode`, got "
+                f"{config!r}: TaylorSeer's own patterns are those of transformers."
+            )
+        patterns = [*config.cache_identifiers, *(config.skip_predict_identifiers or ())]
+        names = [name for name, _ in self.named_modules()]
+        for pattern in patterns:
+            found = [name for name in names if re.fullmatch(pattern, name)]
+            if not found:
+                raise ValueError(f"`config` must name layers of this network, got {pattern!r}, which names none.")
+            if down := [name for name in found if re.fullmatch(r"down_blocks\.\d+", name)]:
+                raise ValueError(
+                    f"`config` must name layers that give one tensor, got {pattern!r}, which names {down[0]}: a down "
+                    "block gives its skips, too."
+                )
+
+    def disable_cache(self) -> None:
+        """Takes the cache out again."""
+        if not hasattr(self._cache_config, "remove"):
+            super().disable_cache()
+            return
+        self._cache_config.remove(self)
+        HookRegistry.check_if_exists_or_initialize(self).invalidate_child_registries_cache()
+        self._cache_config = None

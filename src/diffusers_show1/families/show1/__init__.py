@@ -19,8 +19,17 @@ FAMILY = Family(
         "Show1SuperResolutionPipeline": "superres",
         "Show1RefinementPipeline": "refine",
         "Show1CascadePipeline": "cascade",
+        "Show1Blocks": "modular",
+        "Show1ModularPipeline": "modular",
     },
     networks=("Show1UNet3DConditionModel",),
+    stages={
+        "base": "Show1KeyframePipeline",
+        "interpolation": "Show1InterpolationPipeline",
+        "superres": "Show1SuperResolutionPipeline",
+        "refine": "Show1RefinementPipeline",
+    },
+    blocks=("Show1Blocks", "Show1ModularPipeline"),
     published={
         "base": Repository("showlab/show-1-base", "TextToVideoIFPipeline"),
         "interpolation": Repository("showlab/show-1-interpolation", "TextToVideoIFInterpPipeline"),
@@ -41,6 +50,12 @@ FAMILY = Family(
         "Show1SuperResolutionPipeline": "pipeline_show1_superres",
         "Show1RefinementPipeline": "pipeline_show1_refine",
         "Show1CascadePipeline": "pipeline_show1",
+    },
+    components={
+        "scheduler": "diffusers.DPMSolverMultistepScheduler",
+        "Show1KeyframePipeline.feature_extractor": "transformers.CLIPImageProcessor",
+        "Show1InterpolationPipeline.feature_extractor": "transformers.CLIPImageProcessor",
+        "Show1SuperResolutionPipeline.feature_extractor": "transformers.CLIPImageProcessor",
     },
     licence="CC BY-NC 4.0, by their authors: no commercial use",
 )

@@ -23,19 +23,17 @@ Three facts of the published checkpoints that their configs do not show:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.hooks import HookRegistry, PyramidAttentionBroadcastConfig
-from diffusers.hooks.group_offloading import _is_group_offload_enabled
 from diffusers.loaders import FromOriginalModelMixin, PeftAdapterMixin, UNet2DConditionLoadersMixin
+from diffusers.loaders.single_file_utils import load_single_file_checkpoint
 from diffusers.models.activations import get_activation
-from diffusers.models.attention import AttentionMixin, AttentionModuleMixin, FeedForward
-from diffusers.models.attention_dispatch import dispatch_attention_fn
-from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.embeddings import TextTimeEmbedding, TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
@@ -43,311 +41,19 @@ from diffusers.models.unets.unet_3d_condition import UNet3DConditionOutput
 from diffusers.utils import apply_lora_scale
 from torch import Tensor, nn
 
+from ...nn.added_kv import AddedKVAttention
+from ...nn.attention import SlicedAttentionMixin
+from ...nn.caching import FeatureCacheMixin
+from ...nn.cpu import channels_last
+from ...nn.freeu import FreeUBlock, FreeUMixin
+from ...nn.inflation import inflate
+from ...nn.temporal import TemporalConvLayer, TemporalTransformer
+from ...nn.text_cache import TextCache, TextCacheMixin
+from ...nn.transformer import ForwardChunkingMixin, SpatialTransformer
+from .unet_config import PUBLISHED, TEMPORAL_NORM_GROUPS, check_config, per_block, translate
 
-TEMPORAL_NORM_GROUPS = 32
+
 TRANSFORMER_IN_HEADS = 8
-FEED_FORWARD_ROWS = 512  # tokens that a feed-forward takes at once on a CPU
-# Positions from which on a CPU is faster with the channels last; below, its group norms are slower than that gains.
-CHANNELS_LAST_POSITIONS = 1024
-
-# Config keys that diffusers' UNet family has and the published checkpoints never use: accepted at these values only.
-_FIXED_CONFIG: dict[str, Any] = {
-    "dual_cross_attention": False,
-    "class_embeddings_concat": False,
-    "transformer_layers_per_block": 1,
-    "num_attention_heads": None,
-    "addition_time_embed_dim": None,
-    "projection_class_embeddings_input_dim": None,
-    "time_embedding_type": "positional",
-    "time_cond_proj_dim": None,
-}
-
-
-def _infers_on_cpu(x: Tensor) -> bool:
-    """Whether what helps a CPU's caches applies: not in training, nor in a graph that a compiler lays out itself."""
-    return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-
-
-class TextCache:
-    """What the layers of one network made of one prompt, for further calls with it: its projected keys and values.
-
-        cache = unet.text_cache()
-        for t in timesteps:
-            prediction = unet(sample, t, encoder_hidden_states=text, text_cache=cache).sample
-
-    The first call fills it, the others read it. It belongs to the text, the weights and the adapters of that first
-    call: whoever changes one of them makes a new cache. With gradients, or in a network compiled as a whole, it stays
-    empty and every call projects the text anew.
-    """
-
-    def __init__(self) -> None:
-        self._kept: dict[nn.Module, Any] = {}
-
-    def once(self, module: nn.Module, project: Callable[[Tensor], Any], text: Tensor) -> Any:
-        """`project(text)`, or what it was in the first call."""
-        if torch.compiler.is_compiling() or torch.is_grad_enabled():
-            return project(text)
-        if module not in self._kept:
-            self._kept[module] = project(text)
-        return self._kept[module]
-
-
-class Show1AttnProcessor:
-    """Attention through diffusers' dispatcher, so that `set_attention_backend` reaches every layer."""
-
-    _attention_backend = None
-    _parallel_config = None
-
-    def __call__(self, attn: Show1Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """(n, tokens, ..., heads·size) each, keys and values with their own token count -> as the query.
-
-        Axes between tokens and heads are counted among the heads: what is at one place there meets only that place.
-        """
-        heads = (t.unflatten(-1, (attn.heads, -1)).flatten(2, -2) for t in (query, key, value))
-        out = dispatch_attention_fn(*heads, backend=self._attention_backend, parallel_config=self._parallel_config)
-        return out.reshape(query.shape)
-
-
-class DispatchedAttention(AttentionModuleMixin):
-    """What the attention modules share with diffusers' own."""
-
-    _default_processor_cls = Show1AttnProcessor
-    _available_processors = [Show1AttnProcessor]
-    _supports_qkv_fusion = False
-
-    def set_use_memory_efficient_attention_xformers(self, valid: bool, attention_op: Any = None) -> None:
-        """xFormers, or with `valid=False` the backend that was there by default: diffusers' own method stays with it.
-
-        Raises:
-            ModuleNotFoundError, ValueError: there is no xFormers, or no GPU; it has no operators for a CPU.
-        """
-        super().set_use_memory_efficient_attention_xformers(valid, attention_op)
-        if not valid:
-            self.processor._attention_backend = None
-
-
-class Show1Attention(nn.Module, DispatchedAttention):
-    """Multi-head attention to the queries' own tokens, or to `project`ed tokens of a context."""
-
-    def __init__(self, dim: int, heads: int, head_size: int, context_dim: int | None = None, bias: bool = False):
-        super().__init__()
-        self.heads = heads
-        inner = heads * head_size
-        self.to_q = nn.Linear(dim, inner, bias=bias)
-        self.to_k = nn.Linear(context_dim or dim, inner, bias=bias)
-        self.to_v = nn.Linear(context_dim or dim, inner, bias=bias)
-        self.to_out = nn.ModuleList([nn.Linear(inner, dim)])
-        self.set_processor(Show1AttnProcessor())
-
-    def project(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values."""
-        return self.to_k(context), self.to_v(context)
-
-    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        key, value = self.project(x) if keys_values is None else keys_values
-        return self.to_out[0](self.processor(self, self.to_q(x), key, value))
-
-
-class AddedKVAttention(nn.Module, DispatchedAttention):
-    """Spatial attention of the Simple blocks: one softmax over the text tokens *and* the frame's own positions.
-
-    With `only_cross_attention` the frame's own positions are left out and only the text is attended to.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        heads: int,
-        text_dim: int,
-        norm_num_groups: int,
-        cross_attention_norm: str | None,
-        only_cross_attention: bool,
-    ):
-        super().__init__()
-        self.heads = heads
-        self.only_cross_attention = only_cross_attention
-        self.group_norm = nn.GroupNorm(norm_num_groups, channels, eps=1e-5)
-        if cross_attention_norm == "group_norm":
-            self.norm_cross = nn.GroupNorm(32, text_dim, eps=1e-5)
-        elif cross_attention_norm == "layer_norm":
-            self.norm_cross = nn.LayerNorm(text_dim)
-        else:
-            self.norm_cross = None
-        self.to_q = nn.Linear(channels, channels)
-        if not only_cross_attention:
-            self.to_k = nn.Linear(channels, channels)
-            self.to_v = nn.Linear(channels, channels)
-        self.add_k_proj = nn.Linear(text_dim, channels)
-        self.add_v_proj = nn.Linear(text_dim, channels)
-        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
-        self.set_processor(Show1AttnProcessor())
-
-    def project_text(self, text_BLD: Tensor) -> tuple[Tensor, Tensor]:
-        """The text's keys and values (B, L, C): the same for all frames of a video, so made once a video."""
-        if isinstance(self.norm_cross, nn.GroupNorm):  # pools over the tokens
-            text_BLD = self.norm_cross(text_BLD.transpose(1, 2)).transpose(1, 2)
-        elif self.norm_cross is not None:
-            text_BLD = self.norm_cross(text_BLD)
-        return self.add_k_proj(text_BLD), self.add_v_proj(text_BLD)
-
-    def forward(self, x_NCHW: Tensor, text: tuple[Tensor, Tensor], num_frames: int) -> Tensor:
-        x_NPC = self.group_norm(x_NCHW).flatten(2).transpose(1, 2)
-        query = self.to_q(x_NPC)
-        if self.only_cross_attention:  # no softmax across frames: the frames of a video may share one row
-            out = self.processor(self, query.reshape(text[0].shape[0], -1, query.shape[-1]), *text)
-        else:
-            key = self._join(text[0], self.to_k(x_NPC), num_frames)
-            value = self._join(text[1], self.to_v(x_NPC), num_frames)
-            out = self.processor(self, query, key, value)
-        out_NPC = self.to_out[0](out.reshape(x_NPC.shape))
-        return x_NCHW + out_NPC.transpose(1, 2).reshape(x_NCHW.shape)
-
-    @staticmethod
-    def _join(text_BLC: Tensor, own_NPC: Tensor, num_frames: int) -> Tensor:
-        """Tokens of a video's text before those of each of its frames: (N, L+P, C)."""
-        text_BFLC = text_BLC.unsqueeze(1).expand(-1, num_frames, -1, -1)
-        return torch.cat([text_BFLC, own_NPC.unflatten(0, (-1, num_frames))], dim=2).flatten(0, 1)
-
-
-class TransformerBlock(nn.Module):
-    """Self-attention, second attention (to the text, or to itself again when there is none), gated feed-forward."""
-
-    def __init__(
-        self, dim: int, heads: int, head_size: int, text_dim: int | None = None, only_cross_attention: bool = False
-    ):
-        super().__init__()
-        self.only_cross_attention = only_cross_attention
-        self.norm1 = nn.LayerNorm(dim)
-        self.attn1 = Show1Attention(dim, heads, head_size, text_dim if only_cross_attention else None)
-        self.norm2 = nn.LayerNorm(dim)
-        self.attn2 = Show1Attention(dim, heads, head_size, text_dim)
-        self.norm3 = nn.LayerNorm(dim)
-        self.ff = FeedForward(dim, activation_fn="geglu")
-
-    def forward(self, x: Tensor, text: tuple[tuple[Tensor, Tensor] | None, ...] = (None, None)) -> Tensor:
-        """(n, tokens, ..., C); `text` holds the keys and values of both attentions, None where they are its own."""
-        x = x + self._attend(self.attn1, self.norm1(x), text[0])
-        x = x + self._attend(self.attn2, self.norm2(x), text[1])
-        return x + self._feed_forward(self.norm3(x))
-
-    def project_text(self, text_BLD: Tensor) -> tuple[tuple[Tensor, Tensor] | None, ...]:
-        return (self.attn1.project(text_BLD) if self.only_cross_attention else None), self.attn2.project(text_BLD)
-
-    @staticmethod
-    def _attend(attn: Show1Attention, x: Tensor, text: tuple[Tensor, Tensor] | None) -> Tensor:
-        if text is None:
-            return attn(x)
-        # Queries never meet in cross-attention, so all frames of a video share one row and the text is not repeated.
-        return attn(x.reshape(text[0].shape[0], -1, x.shape[-1]), text).reshape(x.shape)
-
-    def _feed_forward(self, x: Tensor) -> Tensor:
-        # Inside it is eight times as wide. On a CPU, parts that stay in its cache take half the time of the whole.
-        if not _infers_on_cpu(x):
-            return self.ff(x)
-        return torch.cat([self.ff(part) for part in x.flatten(0, -2).split(FEED_FORWARD_ROWS)]).reshape(x.shape)
-
-
-class SpatialTransformer(nn.Module):
-    """Spatial attention of the CrossAttn blocks: self-attention within a frame, then cross-attention to the text."""
-
-    def __init__(
-        self,
-        channels: int,
-        heads: int,
-        text_dim: int,
-        norm_num_groups: int,
-        use_linear_projection: bool,
-        only_cross_attention: bool,
-    ):
-        super().__init__()
-        self.use_linear_projection = use_linear_projection
-        self.norm = nn.GroupNorm(norm_num_groups, channels, eps=1e-6)
-        self.proj_in = nn.Linear(channels, channels) if use_linear_projection else nn.Conv2d(channels, channels, 1)
-        self.transformer_blocks = nn.ModuleList(
-            [TransformerBlock(channels, heads, channels // heads, text_dim, only_cross_attention)]
-        )
-        self.proj_out = nn.Linear(channels, channels) if use_linear_projection else nn.Conv2d(channels, channels, 1)
-
-    def project_text(self, text_BLD: Tensor) -> tuple:
-        """The text's keys and values for each block, (B, L, C)."""
-        return tuple(block.project_text(text_BLD) for block in self.transformer_blocks)
-
-    def forward(self, x_NCHW: Tensor, text: tuple, num_frames: int) -> Tensor:
-        h, (height, width) = self.norm(x_NCHW), x_NCHW.shape[-2:]
-        if self.use_linear_projection:
-            h_NPC = self.proj_in(h.flatten(2).transpose(1, 2))
-        else:
-            h_NPC = self.proj_in(h).flatten(2).transpose(1, 2)
-        for block, block_text in zip(self.transformer_blocks, text, strict=True):
-            h_NPC = block(h_NPC, block_text)
-        if self.use_linear_projection:
-            h = self.proj_out(h_NPC).transpose(1, 2).unflatten(2, (height, width))
-        else:
-            h = self.proj_out(h_NPC.transpose(1, 2).unflatten(2, (height, width)))
-        return x_NCHW + h
-
-
-class TemporalTransformer(nn.Module):
-    """Temporal attention: at each position, two self-attentions over the frames. It gets no text.
-
-    A fresh one is the identity (`proj_out` starts at zero), so that a video UNet made from an image UNet starts as the
-    image UNet, frame by frame.
-    """
-
-    def __init__(self, channels: int, heads: int, head_size: int, norm_num_groups: int):
-        super().__init__()
-        inner = heads * head_size
-        self.norm = nn.GroupNorm(norm_num_groups, channels, eps=1e-6)
-        self.proj_in = nn.Linear(channels, inner)
-        self.transformer_blocks = nn.ModuleList([TransformerBlock(inner, heads, head_size)])
-        self.proj_out = nn.Linear(inner, channels)
-        nn.init.zeros_(self.proj_out.weight)
-        nn.init.zeros_(self.proj_out.bias)
-
-    def forward(self, x_NCHW: Tensor, num_frames: int) -> Tensor:
-        x_BFCP = x_NCHW.flatten(2).unflatten(0, (-1, num_frames))
-        h_BCFP = self.norm(x_BFCP.transpose(1, 2))  # pooled over all frames
-        h_BFPC = self.proj_in(h_BCFP.permute(0, 2, 3, 1))
-        for block in self.transformer_blocks:
-            h_BFPC = block(h_BFPC)  # positions are counted among the heads: no copy of (B·P) rows of F tokens
-        return x_NCHW + self.proj_out(h_BFPC).transpose(2, 3).reshape(x_NCHW.shape)
-
-
-class TemporalConv1d(nn.Conv3d):
-    """A 1-D convolution over the frames, kernel 3. The parameters have Conv3d's shape (C, C, 3, 1, 1), as published.
-
-    Computed as a 2-D convolution over (frames, positions): the same sums, 1 to 2.5 times as fast as Conv3d on CPU.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__(channels, channels, (3, 1, 1), padding=(1, 0, 0))
-
-    def forward(self, x_BCFP: Tensor) -> Tensor:
-        return F.conv2d(x_BCFP, self.weight[..., 0], self.bias, padding=(1, 0))
-
-
-class TemporalConvLayer(nn.Module):
-    """Four 1-D convolutions over the frames with a skip around them; a fresh one is the identity (section 3.2)."""
-
-    def __init__(self, channels: int, dropout: float = 0.1):
-        super().__init__()
-
-        def step(*extra: nn.Module) -> nn.Sequential:
-            return nn.Sequential(
-                nn.GroupNorm(TEMPORAL_NORM_GROUPS, channels), nn.SiLU(), *extra, TemporalConv1d(channels)
-            )
-
-        self.conv1 = step()
-        self.conv2 = step(nn.Dropout(dropout))
-        self.conv3 = step(nn.Dropout(dropout))
-        self.conv4 = step(nn.Dropout(dropout))
-        nn.init.zeros_(self.conv4[-1].weight)
-        nn.init.zeros_(self.conv4[-1].bias)
-
-    def forward(self, x_NCHW: Tensor, num_frames: int) -> Tensor:
-        x_BFCP = x_NCHW.flatten(2).unflatten(0, (-1, num_frames))
-        h_BCFP = self.conv4(self.conv3(self.conv2(self.conv1(x_BFCP.transpose(1, 2)))))
-        return x_NCHW + h_BCFP.transpose(1, 2).reshape(x_NCHW.shape)
 
 
 class _Block(nn.Module):
@@ -392,7 +98,7 @@ class _Block(nn.Module):
 
     def add_layer(self, in_channels: int, out_channels: int, scale: float | None = None) -> None:
         self.resnets.append(self.resnet(in_channels, out_channels, scale))
-        self.temp_convs.append(TemporalConvLayer(out_channels))
+        self.temp_convs.append(TemporalConvLayer(out_channels, TEMPORAL_NORM_GROUPS))
 
     def add_attention(self, channels: int, head_dim: int, only_cross_attention: bool) -> None:
         c = self._config
@@ -510,7 +216,7 @@ class MidBlock(_Block):
         return self.run(self._forward, x_NCHW, time_NT, text_BLD, num_frames, cache)
 
 
-class UpBlock(_Block):
+class UpBlock(_Block, FreeUBlock):
     """`layers` layers, each fed one skip of the way down, then (but for the last block) twice the height and width."""
 
     def __init__(
@@ -549,7 +255,7 @@ class UpBlock(_Block):
         upsample_size: tuple[int, int] | None,
     ) -> Tensor:
         for i in range(len(self.resnets)):
-            x_NCHW = torch.cat([x_NCHW, skips[-1 - i]], dim=1)
+            x_NCHW = torch.cat(self.weigh(x_NCHW, skips[-1 - i]), dim=1)
             x_NCHW = self.run(self.layer, i, x_NCHW, time_NT, text_BLD, num_frames, cache)
         if self.upsamplers is not None:
             up = self.upsamplers[0]
@@ -557,19 +263,13 @@ class UpBlock(_Block):
         return x_NCHW
 
 
-def _per_block(value: Any, blocks: int, name: str) -> list[Any]:
-    """One value for all blocks, or one each."""
-    if not isinstance(value, (list, tuple)):
-        return [value] * blocks
-    if len(value) != blocks:
-        raise ValueError(f"`{name}` must be one value or {blocks} of them, one a block; got {list(value)}.")
-    return list(value)
-
-
 class Show1UNet3DConditionModel(
     ModelMixin,
-    AttentionMixin,
-    CacheMixin,
+    SlicedAttentionMixin,
+    ForwardChunkingMixin,
+    FreeUMixin,
+    FeatureCacheMixin,
+    TextCacheMixin,
     ConfigMixin,
     UNet2DConditionLoadersMixin,
     PeftAdapterMixin,
@@ -640,7 +340,6 @@ class Show1UNet3DConditionModel(
     """
 
     _supports_gradient_checkpointing = True
-    _cache_config: Any = None  # of `CacheMixin`
     _no_split_modules = ["DownBlock", "MidBlock", "UpBlock"]
     # without ResnetBlock2D: on the way up no two are of one shape, and torch gives up at eight of a kind
     _repeated_blocks = ["TemporalConvLayer", "AddedKVAttention", "SpatialTransformer", "TemporalTransformer"]
@@ -709,13 +408,13 @@ class Show1UNet3DConditionModel(
     ):
         super().__init__()
         config = dict(self.config)
-        self._check_config(config)
+        check_config(config)
         blocks = len(block_out_channels)
-        layers = _per_block(layers_per_block, blocks, "layers_per_block")
-        head_dims = _per_block(attention_head_dim, blocks, "attention_head_dim")
+        layers = per_block(layers_per_block, blocks, "layers_per_block")
+        head_dims = per_block(attention_head_dim, blocks, "attention_head_dim")
         if mid_block_only_cross_attention is None:
             mid_block_only_cross_attention = only_cross_attention if isinstance(only_cross_attention, bool) else False
-        only_cross = _per_block(only_cross_attention, blocks, "only_cross_attention")
+        only_cross = per_block(only_cross_attention, blocks, "only_cross_attention")
         if encoder_hid_dim is not None and encoder_hid_dim_type is None:
             self.register_to_config(encoder_hid_dim_type="text_proj")
 
@@ -800,40 +499,6 @@ class Show1UNet3DConditionModel(
         exact = any(block.pixel and block.upsamplers is not None for block in self.up_blocks)
         self.size_divisor = 2 ** (blocks - 1) if exact else 1
 
-    @staticmethod
-    def _check_config(config: dict[str, Any]) -> None:
-        for key, value in _FIXED_CONFIG.items():
-            if config[key] != value:
-                raise ValueError(
-                    f"`{key}` must be {value!r}, got {config[key]!r}: no Show-1 checkpoint uses anything else."
-                )
-        allowed = {
-            "mid_block_type": ("UNetMidBlock3DCrossAttn", "UNetMidBlock3DSimpleCrossAttn"),
-            "encoder_hid_dim_type": (None, "text_proj"),
-            "addition_embed_type": (None, "text"),
-            "class_embed_type": (None, "timestep", "identity"),
-            "resnet_time_scale_shift": ("default", "scale_shift"),
-            "cross_attention_norm": (None, "group_norm", "layer_norm"),
-        }
-        for key, values in allowed.items():
-            if config[key] not in values:
-                raise ValueError(f"`{key}` must be one of {values}, got {config[key]!r}.")
-        for way, known in (
-            ("Down", ("DownBlock3D", "CrossAttnDownBlock3D", "ResnetDownsampleBlock3D", "SimpleCrossAttnDownBlock3D")),
-            ("Up", ("UpBlock3D", "CrossAttnUpBlock3D", "ResnetUpsampleBlock3D", "SimpleCrossAttnUpBlock3D")),
-        ):
-            key = f"{way.lower()}_block_types"
-            types, blocks = config[key], len(config["block_out_channels"])
-            if len(types) != blocks or any(t not in known for t in types):
-                raise ValueError(
-                    f"`{key}` must name {blocks} blocks (one a `block_out_channels`) of {known}, got {types}."
-                )
-        if any(c % TEMPORAL_NORM_GROUPS for c in config["block_out_channels"]):
-            raise ValueError(
-                f"`block_out_channels` must be multiples of {TEMPORAL_NORM_GROUPS} (temporal convolutions' groups), "
-                f"got {config['block_out_channels']}."
-            )
-
     @classmethod
     def from_config(
         cls, config: dict[str, Any] | None = None, return_unused_kwargs: bool = False, **kwargs: Any
@@ -850,21 +515,8 @@ class Show1UNet3DConditionModel(
         Returns:
             A network with fresh weights; or (network, unused keys).
         """
-        if isinstance(config, dict) and "mid_block_type" not in config and "transfromer_in_opt" not in config:
-            head_size = config.get("attention_head_dim")
-            if config.get("_class_name", "UNet3DConditionModel") == "UNet3DConditionModel" and isinstance(
-                head_size, int
-            ):
-                channels = config["block_out_channels"]
-                config = {
-                    **config,
-                    "cross_attention_dim": config.get("cross_attention_dim", 1024),
-                    "attention_head_dim": [c // head_size for c in channels],
-                    "transfromer_in_opt": True,
-                    "transformer_in_head_dim": head_size,
-                    "use_linear_projection": True,
-                    "mid_block_type": "UNetMidBlock3DCrossAttn",
-                }
+        if isinstance(config, dict):
+            config = translate(config)
         return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
 
     @classmethod
@@ -876,21 +528,35 @@ class Show1UNet3DConditionModel(
         Args:
             pretrained_model_link_or_path_or_dict: a file (`.safetensors`, or a checkpoint of tensors), a link to one
                 on the Hub, or a dict of tensors.
-            config: a folder or Hub id with the network's `config.json`, in `subfolder` of it if that is given.
+            config: a folder or Hub id with the network's `config.json`, in `subfolder` of it if that is given. By
+                default that of the published network whose parameters have these shapes.
             kwargs: `subfolder`, `dtype`, `device`, `quantization_config`, ... as in diffusers.
 
         Returns:
             The network with these weights.
 
         Raises:
-            ValueError: no `config`: the weights do not say all that it does; or the file lacks parameters.
+            ValueError: no `config` for what is no published network (weights do not say all that a config does), or
+                the file lacks parameters.
         """
-        if config is None:
-            raise ValueError(
-                "`config` is required: a folder or Hub id that holds the network's config.json (in a pipeline's, pass "
-                "`subfolder='unet'` too); weights alone do not tell heads from head sizes, got None."
-            )
-        return super().from_single_file(pretrained_model_link_or_path_or_dict, config=config, **kwargs)
+        weights = pretrained_model_link_or_path_or_dict
+        if config is not None:
+            return super().from_single_file(weights, config=config, **kwargs)
+        if not isinstance(weights, dict):
+            known = inspect.signature(load_single_file_checkpoint).parameters
+            weights = load_single_file_checkpoint(weights, **{k: v for k, v in kwargs.items() if k in known})
+        for published in PUBLISHED.values():
+            with torch.device("meta"):
+                wanted = cls(**published).state_dict()
+            if all(name in weights and weights[name].shape == value.shape for name, value in wanted.items()):
+                with tempfile.TemporaryDirectory() as folder:
+                    (Path(folder) / "config.json").write_text(json.dumps(published))
+                    return super().from_single_file(weights, config=folder, **{**kwargs, "subfolder": None})
+        raise ValueError(
+            "`config` is required, since these are the shapes of no published network: a folder or Hub id that holds "
+            "the network's config.json (in a pipeline's, pass `subfolder='unet'` too); weights alone do not tell "
+            "heads from head sizes, got None."
+        )
 
     @classmethod
     def from_2d(cls, unet: ModelMixin, **overrides: Any) -> Show1UNet3DConditionModel:
@@ -921,69 +587,8 @@ class Show1UNet3DConditionModel(
                 f"`unet.config.attention_type` must be 'default' to be inflated, got {config['attention_type']!r}."
             )
         model = cls(**{**defaults, **overrides})
-        source, target = unet.state_dict(), model.state_dict()
-        for key, weight in source.items():
-            if key not in target:
-                raise ValueError(f"`unet` has a parameter that the video UNet lacks: {key}.")
-            if key == "conv_in.weight" and target[key].shape[1] > weight.shape[1]:
-                weight = F.pad(weight, (0, 0, 0, 0, 0, target[key].shape[1] - weight.shape[1]))
-            if target[key].shape != weight.shape:
-                raise ValueError(
-                    f"`{key}` is {tuple(weight.shape)} in `unet` and {tuple(target[key].shape)} in the video UNet: "
-                    f"only `in_channels` may grow."
-                )
-            source[key] = weight
-        missing, _ = model.load_state_dict(source, strict=False)
-        spatial = [k for k in missing if not (".temp_" in k or k.startswith("transformer_in."))]
-        if spatial:
-            raise ValueError(f"`unet` lacks parameters of the spatial layers: {spatial[:5]}.")
-        model.to(unet.device)
+        inflate(unet, model, lambda name: ".temp_" in name or name.startswith("transformer_in."))
         return model if unet.dtype == model.dtype else model.to(unet.dtype)
-
-    def enable_cache(self, config: Any) -> None:
-        """As in diffusers, for the caches that fit a UNet.
-
-        Args:
-            config: `DeepCacheConfig` (or any object with `apply(unet)` and `remove(unet)`), or diffusers'
-                `PyramidAttentionBroadcastConfig`.
-
-        Raises:
-            ValueError: another config (diffusers' other caches want a row of transformer blocks), or a cache is
-                enabled already.
-        """
-        if isinstance(config, PyramidAttentionBroadcastConfig):
-            super().enable_cache(config)
-            return
-        if self.is_cache_enabled:
-            raise ValueError(f"`disable_cache()` first: this network has a cache already, {self._cache_config!r}.")
-        if not hasattr(config, "apply"):
-            raise ValueError(
-                f"`config` must be a DeepCacheConfig or a PyramidAttentionBroadcastConfig, got {config!r}: diffusers' "
-                f"other caches want a row of transformer blocks, which a UNet has not."
-            )
-        config.apply(self)
-        HookRegistry.check_if_exists_or_initialize(self).invalidate_child_registries_cache()
-        self._cache_config = config
-
-    def disable_cache(self) -> None:
-        """Takes the cache out again."""
-        if not hasattr(self._cache_config, "remove"):
-            super().disable_cache()
-            return
-        self._cache_config.remove(self)
-        HookRegistry.check_if_exists_or_initialize(self).invalidate_child_registries_cache()
-        self._cache_config = None
-
-    def text_cache(self) -> TextCache | None:
-        """A cache for calls with one and the same text, or None where the network has to project it in every call.
-
-        That is where group offloading moves layer by layer: it loads each layer ahead, in the order of the first call,
-        and a layer left out later would stay on the device.
-
-        Returns:
-            A new cache for `forward`'s `text_cache`, or `None`.
-        """
-        return None if _is_group_offload_enabled(self.conv_in) else TextCache()
 
     @apply_lora_scale("cross_attention_kwargs")
     def forward(
@@ -1047,9 +652,7 @@ class Show1UNet3DConditionModel(
 
         # 2. in
         x_NCHW = sample.transpose(1, 2).flatten(0, 1)
-        if height * width >= CHANNELS_LAST_POSITIONS and _infers_on_cpu(sample):
-            x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)  # all layers keep it, temporal ones as well
-        x_NCHW = self.conv_in(x_NCHW)
+        x_NCHW = self.conv_in(channels_last(x_NCHW))
         if self.transformer_in is not None:
             x_NCHW = self.transformer_in(x_NCHW, num_frames)
 

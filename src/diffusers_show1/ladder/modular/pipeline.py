@@ -35,6 +35,7 @@ class Show1ModularPipeline(ModularPipeline):
     ):
         if pretrained_model_name_or_path is not None:  # diffusers joins it to other strings
             pretrained_model_name_or_path = os.fspath(pretrained_model_name_or_path)
+        kwargs["config_dict"] = _present(kwargs.get("config_dict"))
         super().__init__(blocks, pretrained_model_name_or_path, **kwargs)
 
     def set_progress_bar_config(self, **kwargs: Any) -> None:
@@ -47,8 +48,12 @@ class Show1ModularPipeline(ModularPipeline):
 
     @classmethod
     def _load_pipeline_config(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """diffusers would try to load what a cascade's `model_index.json` says that it does not have."""
         modular, index = super()._load_pipeline_config(pretrained_model_name_or_path, **kwargs)
-        if index is not None:
-            index = {name: value for name, value in index.items() if value not in ([None, None], (None, None))}
-        return modular, index
+        return modular, _present(index)
+
+
+def _present(index: dict[str, Any] | None) -> dict[str, Any] | None:
+    """diffusers would try to load what a cascade's `model_index.json` says that it does not have."""
+    if index is None:
+        return None
+    return {name: value for name, value in index.items() if value not in ([None, None], (None, None))}
