@@ -52,8 +52,8 @@ class Family:
         loaders: `"module:function"` in `package`, which loads the published cascade: called with what
             `load_cascade` was called with.
         converters: the module of `package` that reads foreign checkpoints (`checkpoints.py`).
-        tasks: the module of `package` with the training tasks (`tasks.py`).
-        recipes: the folder with the training recipes, below the package's own.
+        tasks: the module of `package` with the training tasks (`tasks.py`), as `TASKS`: one for each stage.
+        recipes: the folder with the training recipes: YAML files, those of adapters in `lora/`, plans in `plans/`.
         cards: the module of `package` with the model cards (`cards.py`).
         bundles: class -> what its single-file bundle is called in a repository.
         licence: of the published weights, in a sentence.
@@ -72,7 +72,7 @@ class Family:
     loader: str | None = None
     checkpoints: str | None = None
     tasks: str | None = None
-    recipes: str | None = None
+    recipes: Path | None = None
     cards: str | None = None
     bundles: Mapping[str, str] = field(default_factory=dict)
     licence: str = ""
