@@ -88,7 +88,7 @@ def test_overrides(tmp_path):
         ("optimizer.learning_rate=0", "`optimizer.learning_rate` must be a number above 0, got 0"),
         ("objective.image_share=1", "`objective.image_share` must be a number of at least 0 and at most 0.9, got 1"),
         ("objective.dropout=1", "`objective.dropout` must be true or false, got 1"),
-        ("objective.max_timestep=900", "`objective.max_timestep` must be one of the keys of objective"),
+        ("objective.max_augmentation=1", "`objective.max_augmentation` must be one of the keys of objective"),
         ("data.kind=files", "`data.path` must be given, unless data.kind is world, got None"),
         ("data.path=clips", "`data.path` must be null for world, got 'clips'"),
         ("model.start=previous", "`model.path` must be given for model.start previous, got None"),
@@ -178,7 +178,7 @@ def test_keys_that_are_missing_or_stand_twice(tmp_path):
 
 
 def test_a_recipe_that_is_nowhere():
-    with pytest.raises(ConfigError, match="one of show1-base, .*, tiny-superres, got 'tiny-video'"):
+    with pytest.raises(ConfigError, match="one of show1-base, .*, tiny-superres, .*, got 'tiny-video'"):
         load_config("base", "tiny-video")
 
 
@@ -201,7 +201,7 @@ values = st.recursive(
 @given(data=st.data())
 def test_any_value_at_any_key_is_taken_or_refused_by_name(data):
     whole = to_dict(build(recipe()))
-    section = data.draw(st.sampled_from([key for key in whole if key != "stage"]))
+    section = data.draw(st.sampled_from([key for key, held in whole.items() if isinstance(held, dict)]))
     key = data.draw(st.sampled_from(sorted(whole[section])))
     value = data.draw(values)
     config, told = None, "`"

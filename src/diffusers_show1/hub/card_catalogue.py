@@ -124,7 +124,7 @@ CARDS = {
         pipeline="Show1CascadePipeline",
         stage=None,
         base_model=(),
-        training="Trained from scratch with `python -m diffusers_show1.training`, text encoders included. None of the "
+        training="Trained from scratch with `show1 train tiny`, text encoders included. None of the "
         "published weights is in it.",
         prompts=TINY_PROMPTS,
         results="tiny_quality.json",

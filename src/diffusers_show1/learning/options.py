@@ -10,6 +10,7 @@ import math
 import sys
 import typing
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, NoReturn, TypeVar
 
 from huggingface_hub.dataclasses import strict, validated_field
@@ -18,7 +19,7 @@ from ..clips.words import is_text, shorten
 from .objectives import is_image
 
 
-T = TypeVar("T", bound=type)
+T = TypeVar("T")
 MAX_SEED = 2**32 - 1  # of numpy's seed sequences, word by word
 
 
@@ -76,7 +77,7 @@ def text(default: Any = dataclasses.MISSING) -> Any:
     return validated_field(_said, default=default)
 
 
-def checked(cls: T) -> T:
+def checked(cls: type[T]) -> type[T]:
     """A dataclass whose fields are checked when they are set. (`strict` alone takes a type that is written as a text,
     as all are under `from __future__ import annotations`, for any.)"""
     hints = typing.get_type_hints(cls)
@@ -131,11 +132,20 @@ class TurnConfig:
     """
 
     steps: int = number(1, least=1, most=1000)
-    times: int = number(1, least=1, most=1000)
+    times: int = number(1, least=1, most=2**16)
     stills: bool = False
     crop: tuple[int, ...] = ()
     bend: float = number(0.0, least=0, most=4)
     objective: dict[str, Any] = field(default_factory=dict)
+
+
+_CLIPS = TurnConfig()
+
+
+@cache
+def _images(frames: int) -> TurnConfig:
+    """Single frames, as many as there are in clips of so many."""
+    return TurnConfig(stills=True, times=frames)
 
 
 @checked
@@ -277,13 +287,12 @@ class TrainConfig:
 
     Args:
         stage: what is trained: a stage of a family, or one of the engine's own tasks.
-        family: whose stage; by default the first that has one of that name.
         objective: of the class that the task declares.
         turns: kinds of batches that take turns; none: all are alike.
+        family: whose stage; by default the first that has one of that name.
     """
 
     stage: str = text()
-    family: str | None = text(None)
     data: DataConfig
     model: ModelConfig
     objective: Objective
@@ -291,6 +300,7 @@ class TrainConfig:
     optimizer: OptimizerConfig
     run: RunConfig
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    family: str | None = text(None)
 
     def turn(self, step: int) -> TurnConfig:
         """The kind of batch that optimiser step `step` has: the recipe's turns, or images among the clips."""
@@ -301,8 +311,8 @@ class TrainConfig:
                     return turn
                 place -= turn.steps
         if is_image(step, self.objective.image_share):
-            return TurnConfig(stills=True, times=self.data.frames)
-        return TurnConfig()
+            return _images(self.data.frames)
+        return _CLIPS
 
     def objective_of(self, turn: TurnConfig) -> Any:
         """The objective of a kind of batch."""

@@ -131,7 +131,7 @@ class Task:
     least_frames: ClassVar[int] = 1
     crop_grid: ClassVar[int | None] = None  # pixels that the corners of crops are multiples of; None: no crops
 
-    network: nn.Module
+    network: Any  # a module, whose attributes are those of its class
     start: Any
 
     def __init__(self, config: TrainConfig, device: torch.device, source: Source):
@@ -187,7 +187,7 @@ class Task:
         top, left = (
             grid * int(rng.integers((side - part) // grid + 1)) for side, part in zip(sides, crop, strict=True)
         )
-        return top, left, *crop
+        return top, left, crop[0], crop[1]
 
     def embed(self, captions: Sequence[str]) -> Tensor | None:
         """The captions as the network reads them, (b, tokens, width)."""
@@ -342,7 +342,7 @@ class StageTask(Task):
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
-    def videos(self, network: nn.Module, **inputs: Any) -> Tensor:
+    def videos(self, network: nn.Module, **inputs: Any) -> Tensor | None:
         return self.pipeline(network)(output_type="pt", **inputs).frames
 
     def save(self, network: nn.Module, folder: Path, with_text_encoder: bool = True) -> None:

@@ -65,7 +65,10 @@ class StepBatch:
         """The rows of one of `parts` accumulation parts."""
         size = len(self.indices) // parts
         rows = slice(part * size, (part + 1) * size)
-        return StepBatch({key: value[rows] for key, value in self.clips.items()}, self.indices[rows], self.turn)
+        clips = ClipBatch(frames=self.clips["frames"][rows], captions=self.clips["captions"][rows])
+        if "shown" in self.clips:
+            clips["shown"] = self.clips["shown"][rows]
+        return StepBatch(clips, self.indices[rows], self.turn)
 
 
 class Batches:
@@ -110,7 +113,7 @@ class Batches:
                 _of_kind(self.clips, *each),
                 config.run.seed,
                 self.indices,
-                (step for step in steps if kind(step) == each),
+                [step for step in steps if kind(step) == each],
                 config.data.workers,
             )
             for each in dict.fromkeys(kind(step) for step in steps)

@@ -201,7 +201,7 @@ def _read(hint: Any, value: Any, key: str) -> Any:
 
 def _refuse(field: dataclasses.Field, value: Any, key: str) -> typing.NoReturn:
     """Say what is allowed for a field that `strict` refused."""
-    hint = field.type
+    hint: Any = field.type
     if type(None) in typing.get_args(hint):
         hint = typing.get_args(hint)[0]
     if typing.get_origin(hint) is tuple and isinstance(value, tuple):

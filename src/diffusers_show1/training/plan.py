@@ -39,14 +39,13 @@ from typing import Any
 
 import diffusers
 import transformers
-import yaml
 
 from ..clips.files import replacing
 from ..clips.words import shorten
 from ..families import all_families, family_of
-from ..learning.options import ConfigError, checked, refuse, text
+from ..learning.options import ConfigError, TrainConfig, checked, refuse, text
 from .catalogue import recipes, tasks
-from .config import apply_override, build, build_section, read_recipe, recipe_path
+from .config import apply_override, build, build_section, read_recipe, recipe_path, to_yaml
 from .trainer import Trainer
 
 
@@ -152,8 +151,8 @@ class Workshop:
         """The folder that a part's run exports to."""
         return self.folder / "runs" / name / "export"
 
-    def recipe(self, name: str) -> dict[str, Any]:
-        """The recipe of a part, with all that the plan and the user change, not yet checked."""
+    def recipe(self, name: str) -> TrainConfig:
+        """The recipe of a part, with all that the plan and the user change. Raises `ConfigError`."""
         part = self.plan.parts[name]
         values = read_recipe(recipe_path(part.config))
         places = {each: str(self.export(each)) for each in self.plan.parts} | {"cascade": str(self.cascade)}
@@ -166,16 +165,15 @@ class Workshop:
             apply_override(values, f"{key}={json.dumps(filled)}")
         for override in self.overrides:
             apply_override(values, override)
-        run = values.get("run")
-        if isinstance(run, dict) and isinstance(run.get("steps"), int):
-            run["steps"] = max(1, round(run["steps"] * self.scale))
-        return values
+        config = build(values)
+        config.run.steps = max(1, round(config.run.steps * self.scale))
+        return config
 
     def check(self) -> None:
         """That every recipe can be read, before the first one is trained. Raises `ConfigError`."""
         for name, part in self.plan.parts.items():
             try:
-                config = build(self.recipe(name))
+                config = self.recipe(name)
             except ConfigError as error:
                 raise ConfigError(f"{name}: {error}") from error
             if config.stage != part.task:
@@ -202,17 +200,18 @@ class Workshop:
         """Whether a part's run has been exported, by the recipe that it would be run with now."""
         if not self.export(name).is_dir():
             return False
-        Trainer.check_folder(build(self.recipe(name)), self.folder / "runs" / name)
+        Trainer.check_folder(self.recipe(name), self.folder / "runs" / name)
         return True
 
     def _train_here(self, name: str) -> None:
-        Trainer(build(self.recipe(name)), self.folder / "runs" / name, lambda line: self.echo(f"{name}: {line}")).run()
+        Trainer(self.recipe(name), self.folder / "runs" / name, lambda line: self.echo(f"{name}: {line}")).run()
 
     def _side_by_side(self) -> None:
         """Start what has what it needs, so many at a time, each with its share of the cores."""
         threads = str(max(1, (os.cpu_count() or 1) // self.processes))
-        waiting, running, failed = dict(self.plan.parts), {}, []
-        done: set[str] = set()
+        waiting, done = dict(self.plan.parts), set[str]()
+        running: dict[str, subprocess.Popen] = {}
+        failed: list[str] = []
         try:
             while running or (waiting and not failed):
                 for name in [name for name, part in waiting.items() if done.issuperset(part.after)]:
@@ -247,7 +246,7 @@ class Workshop:
         runs.mkdir(parents=True, exist_ok=True)
         recipe = runs / f"{name}.yaml"
         with replacing(recipe) as path:
-            path.write_text(yaml.safe_dump(self.recipe(name), sort_keys=False), encoding="utf-8")
+            path.write_text(to_yaml(self.recipe(name)), encoding="utf-8")
         self.echo(f"{name} ({self.plan.parts[name].config}), see {runs / name}.log")
         command = [sys.executable, "-m", "diffusers_show1", "train", self.plan.parts[name].task]
         with (runs / f"{name}.log").open("a", encoding="utf-8") as log:
@@ -283,7 +282,7 @@ class Workshop:
         self.echo(f"done: {self.cascade}")
 
 
-def _class_of(folder: Path) -> list[str]:
+def _class_of(folder: Path) -> list[Any]:
     """The library and class that a pipeline's index names for a saved component."""
     for name, key in (
         ("scheduler_config.json", "_class_name"),
@@ -327,7 +326,7 @@ def prepare(
 
     def tell() -> None:
         for part_name, part in shop.plan.parts.items():
-            config = build(shop.recipe(part_name))
+            config = shop.recipe(part_name)
             after = f", after {', '.join(part.after)}" if part.after else ""
             echo(f"{part_name}: {config.stage} by {part.config}, {config.run.steps} steps{after}")
 
