@@ -18,45 +18,66 @@ Runs are resumable: the same command goes on from its checkpoints in `--work`.
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 
 from diffusers_show1 import TINY_PATH, Show1CascadePipeline, Show1UNet3DConditionModel
 from diffusers_show1.evaluation import evaluate_refinement, score_clips
 from diffusers_show1.evaluation.protocol import held_out_scenes
+from diffusers_show1.learning import objectives
+from diffusers_show1.learning.task import clip_random
+from diffusers_show1.sampling.latents import fold, unfold
 from diffusers_show1.tiny import world
-from diffusers_show1.training import objectives, tiny
-from diffusers_show1.training.data import WorldClips, drop_captions, step_rng
+from diffusers_show1.training.autoencoder import standardise_latents
+from diffusers_show1.training.batches import make_dataset
+from diffusers_show1.training.catalogue import recipes
+from diffusers_show1.training.config import load_config, read_recipe
+from diffusers_show1.training.data import ClipBatch, ClipDataset, choose, collate
+from diffusers_show1.training.embeddings import TextEmbeddings
+from diffusers_show1.training.loop import FitOptions, fit
+from diffusers_show1.training.trainer import Trainer
 
 
 FACTOR, LATENT_CHANNELS = 4, 6
+Embed = Callable[[list[str]], torch.Tensor]
 
 
-def workshop(options: argparse.Namespace, name: str, steps: int) -> tiny.Workshop:
-    """A recipe's workshop whose frozen parts (text, VAE, super-resolution) are those of the cascade."""
-    folder = options.work / name
-    folder.mkdir(parents=True, exist_ok=True)
-    for part in (
-        "tokenizer",
-        "text_encoder",
-        "refine_tokenizer",
-        "refine_text_encoder",
-        "refine_vae",
-        "superres_unet",
-    ):
-        if not (folder / part).exists():
-            (folder / part).symlink_to(Path(options.cascade).resolve() / part)
-    return tiny.Workshop(folder=folder, checkpoints=folder / "checkpoints", steps=steps)
+def batch(dataset: ClipDataset, seed: int, step: int, count: int) -> tuple[ClipBatch, list[torch.Generator]]:
+    """Clips of a step, a tenth of the captions empty, and the random numbers of each: as `show1 train` has them."""
+    clips = collate([choose(dataset, seed, step, index) for index in range(count)])
+    streams = [clip_random(seed, step, index) for index in range(count)]
+    pairs = zip(streams, clips["captions"], strict=True)
+    clips["captions"] = ["" if rng.random() < 0.1 else caption for (rng, _), caption in pairs]
+    return clips, [noise for _, noise in streams]
+
+
+def recipe_options(name: str, steps: int, stage: str) -> FitOptions:
+    """The optimiser's part of a recipe of the package, for so many steps."""
+    optimizer = load_config(stage, name).optimizer
+    return FitOptions(
+        steps=steps,
+        learning_rate=optimizer.learning_rate,
+        final_learning_rate=optimizer.final_learning_rate,
+        ema_decay=optimizer.ema_decay,
+    )
+
+
+@torch.no_grad()
+def encode_frames(vae: AutoencoderKL, frames: torch.Tensor) -> torch.Tensor:
+    """The most likely latents (b, c, f, h / 4, w / 4) of frames (b, 3, f, h, w)."""
+    return unfold(vae.encode(fold(frames)).latent_dist.mode() * vae.config.scaling_factor, len(frames))
 
 
 # --- Table 3 ---------------------------------------------------------------------------------------------------------
 
 
-def train_small_vae(shop: tiny.Workshop) -> AutoencoderKL:
+def train_small_vae(folder: Path, steps: int) -> AutoencoderKL:
     """An autoencoder of factor 4 for frames of 16 x 24, with latents of mean 0 and deviation 1."""
-    data = WorldClips()
+    stills = make_dataset(load_config("image", "tiny-image").data)
+    torch.manual_seed(901)
     vae = AutoencoderKL(
         block_out_channels=(32, 64, 64),
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -69,78 +90,74 @@ def train_small_vae(shop: tiny.Workshop) -> AutoencoderKL:
     )
 
     def loss_at(step: int) -> torch.Tensor:
-        rng, generator = step_rng(901, step)
-        return objectives.vae_loss(vae, data.stills(32, rng)["frames"][:, :, 0], generator)
+        clips, noise = batch(stills, 901, step, 32)
+        return objectives.vae_loss(vae, clips["frames"][:, :, 0], noise)
 
-    shop.fit("small_vae", vae, loss_at, lambda model: None, learning_rate=2e-3, ema_decay=0.995)
-    rng, _ = step_rng(902, 0)
-    tiny.standardise_latents(vae, data.stills(256, rng)["frames"][:, :, 0])
+    fit(vae, loss_at, FitOptions(steps=steps, learning_rate=2e-3, ema_decay=0.995), folder / "small_vae")
+    standardise_latents(vae, batch(stills, 902, 0, 256)[0]["frames"][:, :, 0])
     return vae.eval().requires_grad_(False)
 
 
 def make_latent_image_unet() -> UNet2DConditionModel:
-    """The image model of the latent keyframe model."""
+    """The image model of the latent keyframe model: the pixel one's with a level less."""
+    config = read_recipe(recipes()["tiny-image"])["model"]["config"]
     return UNet2DConditionModel(
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        sample_size=(world.HEIGHT // FACTOR, world.WIDTH // FACTOR),
-        block_out_channels=(64, 96),
-        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-        **tiny.PIXEL_UNET,
+        **config
+        | {
+            "in_channels": LATENT_CHANNELS,
+            "out_channels": LATENT_CHANNELS,
+            "sample_size": (world.HEIGHT // FACTOR, world.WIDTH // FACTOR),
+            "block_out_channels": (64, 96),
+            "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+            "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        }
     )
 
 
-def train_latent_keyframes(shop: tiny.Workshop, image_steps: int, vae: AutoencoderKL) -> Show1UNet3DConditionModel:
-    """`tiny.train_image` and `tiny.train_keyframes`, on latents."""
-    data, encode, scheduler = WorldClips(), shop.encoder(), tiny.forward_process("v_prediction")
+def train_latent_keyframes(
+    folder: Path, image_steps: int, video_steps: int, vae: AutoencoderKL, embed: Embed
+) -> Show1UNet3DConditionModel:
+    """The recipes tiny-image and tiny-base, on latents."""
+    schedule = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", clip_sample=False)
+    recipe = load_config("base", "tiny-base")
+    clips_of = make_dataset(recipe.data)
+    torch.manual_seed(102)
     image = make_latent_image_unet()
-    stills = tiny._Stills(image)
+
+    def frame(sample: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor) -> torch.Tensor:
+        output = image(sample[:, :, 0], timestep, encoder_hidden_states)
+        output.sample = output.sample[:, :, None]
+        return output
 
     def image_loss(step: int) -> torch.Tensor:
-        rng, generator = step_rng(tiny.SEEDS["image"], step)
-        batch = data.stills(48, rng)
-        embeds = encode(drop_captions(batch["captions"], 0.1, rng))
-        with torch.no_grad():
-            latents = tiny.encode_frames(vae, batch["frames"])
-        return objectives.keyframe_loss(stills, scheduler, latents, embeds, generator)
+        clips, noise = batch(clips_of.stills(), 102, step, 48)
+        latents = encode_frames(vae, clips["frames"])
+        return objectives.keyframe_loss(frame, schedule, latents, embed(clips["captions"]), noise)
 
-    first = tiny.Workshop(**{**vars(shop), "steps": image_steps})
-    first.fit(
-        "latent_image",
-        image,
-        image_loss,
-        lambda model: None,
-        learning_rate=1.5e-3,
-        final_learning_rate=3e-4,
-        ema_decay=0.997,
-    )
+    fit(image, image_loss, recipe_options("tiny-image", image_steps, "image"), folder / "latent_image")
     unet = Show1UNet3DConditionModel.from_2d(image)
 
     def video_loss(step: int) -> torch.Tensor:
-        rng, generator = step_rng(tiny.SEEDS["keyframes"], step)
-        still = step % 4 == 3
-        data.forward_bias = tiny.direction_curriculum(step)
-        batch = data.stills(32, rng) if still else data.keyframes(8, rng)
-        embeds = encode(drop_captions(batch["captions"], 0.1, rng))
-        with torch.no_grad():
-            latents = tiny.encode_frames(vae, batch["frames"])
-        return objectives.keyframe_loss(unet, scheduler, latents, embeds, generator, power=1.0 if still else 1 / 6)
+        turn = recipe.turn(step)
+        clips, noise = batch(clips_of.stills() if turn.stills else clips_of, 103, step, 8 * turn.times)
+        latents, power = encode_frames(vae, clips["frames"]), recipe.objective_of(turn).timestep_power
+        return objectives.keyframe_loss(unet, schedule, latents, embed(clips["captions"]), noise, power=power)
 
-    shop.fit("latent_keyframes", unet, video_loss, lambda model: None, learning_rate=1.6e-3, ema_decay=0.998)
+    fit(unet, video_loss, recipe_options("tiny-base", video_steps, "base"), folder / "latent_keyframes")
     return unet.eval()
 
 
 @torch.no_grad()
-def latent_keyframes(shop: tiny.Workshop, unet, vae: AutoencoderKL, prompts: list[str]) -> torch.Tensor:
+def latent_keyframes(
+    pipe: Show1CascadePipeline, embed: Embed, unet: Show1UNet3DConditionModel, vae: AutoencoderKL, prompts: list[str]
+) -> torch.Tensor:
     """Keyframes (b, 8, 3, 16, 24) in [0, 1], with the pixel stage's sampler, steps and guidance (that stage itself has
     three channels)."""
-    options, encode, clips = tiny.STAGE_DEFAULTS["base"], shop.encoder(), []
+    options, clips = pipe.config.stage_defaults["base"], []
     for index in range(0, len(prompts), 24):
         group = prompts[index : index + 24]
-        embeds = torch.cat([encode([""] * len(group)), encode(group)])
-        scheduler = tiny.keyframe_scheduler()
+        embeds = torch.cat([embed([""] * len(group)), embed(group)])
+        scheduler = type(pipe.base_scheduler).from_config(pipe.base_scheduler.config)
         scheduler.set_timesteps(options["num_inference_steps"])
         size = (LATENT_CHANNELS, options["num_frames"], world.HEIGHT // FACTOR, world.WIDTH // FACTOR)
         latents = torch.stack(
@@ -164,15 +181,16 @@ def decode_frames(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
 
 def alignment(options: argparse.Namespace) -> dict:
     """Table 3 at this scale."""
-    shop = workshop(options, "alignment", options.video_steps)
-    vae = train_small_vae(tiny.Workshop(**{**vars(shop), "steps": options.vae_steps}))
+    folder = options.work / "alignment"
+    vae = train_small_vae(folder, options.vae_steps)
     pipe = Show1CascadePipeline.from_pretrained(options.cascade)
-    unet = train_latent_keyframes(shop, options.image_steps, vae)
+    embed = TextEmbeddings(pipe.tokenizer, pipe.text_encoder)
+    unet = train_latent_keyframes(folder, options.image_steps, options.video_steps, vae, embed)
     scenes = held_out_scenes(options.count, 0)
     captions = [scene.attributes.caption() for scene in scenes]
     truth = world.render(scenes, world.KEYFRAME_TIMES)
     with torch.no_grad():
-        again = decode_frames(vae, tiny.encode_frames(vae, truth.transpose(1, 2) * 2 - 1))
+        again = decode_frames(vae, encode_frames(vae, truth.transpose(1, 2) * 2 - 1))
     prompts = world.held_out_prompts(options.count)
     pixel = []
     pipe.set_progress_bar_config(disable=True)
@@ -180,14 +198,16 @@ def alignment(options: argparse.Namespace) -> dict:
         group = prompts[index : index + 24]
         generators = [torch.Generator().manual_seed(index + i) for i in range(len(group))]
         pixel.append(
-            pipe.base(prompt=group, generator=generators, output_type="pt", **tiny.STAGE_DEFAULTS["base"]).frames
+            pipe.base(
+                prompt=group, generator=generators, output_type="pt", **pipe.config.stage_defaults["base"]
+            ).frames
         )
     sizes = {"pixel": pipe.base_unet, "latent": unet}
     return {
         "parameters": {name: sum(p.numel() for p in model.parameters()) for name, model in sizes.items()},
         "latent ceiling (true clips through the autoencoder)": str(score_clips(again, captions)),
         "pixel": str(score_clips(torch.cat(pixel), prompts)),
-        "latent": str(score_clips(latent_keyframes(shop, unet, vae, prompts), prompts)),
+        "latent": str(score_clips(latent_keyframes(pipe, embed, unet, vae, prompts), prompts)),
     }
 
 
@@ -198,14 +218,20 @@ def expert(options: argparse.Namespace) -> dict:
     """Figure 6 at this scale: gain in dB over the input at several strengths."""
     results: dict = {}
     for most in (900, 1000):
-        shop = workshop(options, f"below_{most}", options.steps)
-        torch.manual_seed(tiny.SEEDS["refine"])
-        tiny.train_refine(shop, max_timestep=most)
-        unet = shop.load(Show1UNet3DConditionModel, "refine_unet")
+        changes = {
+            "model.components": options.cascade,
+            "objective.degrade_by": options.cascade,
+            "objective.max_timestep": most,
+            "run.steps": options.steps,
+            "validation.clips": 0,
+        }
+        recipe = load_config("refine", "tiny-refine", [f"{key}={value}" for key, value in changes.items()])
+        export = Trainer(recipe, options.work / f"below_{most}").run()
+        unet = Show1UNet3DConditionModel.from_pretrained(export, subfolder="unet", torch_dtype=torch.float32)
         pipe = Show1CascadePipeline.from_pretrained(options.cascade, refine_unet=unet)
         pipe.set_progress_bar_config(disable=True)
         for strength in (0.1, 0.3, 0.6, 0.9):
-            defaults = {**pipe.config.stage_defaults, "refine": {**tiny.STAGE_DEFAULTS["refine"]}}
+            defaults = {**pipe.config.stage_defaults, "refine": dict(pipe.config.stage_defaults["refine"])}
             defaults["refine"]["strength"] = strength
             pipe.register_to_config(stage_defaults=defaults)
             result = evaluate_refinement(pipe, count=options.count)

@@ -15,9 +15,10 @@ from diffusers_show1.cli.settings import read_record
 from diffusers_show1.clips.files import read_video
 from diffusers_show1.hub import handler, publish, recognise
 from diffusers_show1.hub.convert import convert
+from diffusers_show1.learning.options import ConfigError
 from diffusers_show1.runs.folder import JobError, JobFolder
 from diffusers_show1.runs.job import GenerationJob
-from diffusers_show1.training.config import ConfigError, load_config
+from diffusers_show1.training.config import load_config
 from diffusers_show1.training.data import SkipClip
 from diffusers_show1.training.files import Manifest, ManifestError, VideoFiles, find_manifest
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The synthetic world: captions, held-out combinations, and drawings that agree across resolutions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -129,3 +131,49 @@ def test_objects_travel_or_grow():
             "shrinking": r0 / r1 * 3,
         }[attributes.motion]
         assert change > 8
+
+
+# --- bent outlines ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rms", [0.2, 0.5])
+def test_a_bend_shifts_by_what_was_asked(rms):
+    """Over an object and its clip, on the average of many bends."""
+    x, y = torch.meshgrid(torch.linspace(-1, 1, 9), torch.linspace(-1, 1, 9), indexing="ij")
+    times = torch.linspace(0, 28, 15)[:, None, None]
+    squares = []
+    for seed in range(60):
+        dx, dy = world.sample_bend(rms, np.random.default_rng(seed)).shift(x, y, times)
+        squares.append((dx.square() + dy.square()).mean())
+    assert torch.stack(squares).mean().sqrt().item() == pytest.approx(rms, rel=0.15)
+
+
+@pytest.mark.parametrize("rms", [0.25, 0.5])
+def test_a_bent_outline_leaves_the_true_one_by_about_that_much(rms):
+    """The area between a circle's outline and the bent one is the outline's length times the mean distance, which of a
+    normal distance with half of the mean square is rms / sqrt(pi)."""
+    scene = world.Scene(world.Attributes("red", "circle", "moving right", "white"), (12.0, 8.0, 5.0), (12.0, 8.0, 5.0))
+    bends = [world.sample_bend(rms, np.random.default_rng(seed)) for seed in range(40)]
+    true = world.render([scene], [0.0, 14.0, 28.0], 8)
+    bent = world.render([scene] * 40, [0.0, 14.0, 28.0], 8, bend=bends)
+
+    def inside(frames: torch.Tensor) -> torch.Tensor:
+        ground = torch.tensor(world.BACKGROUNDS["white"])[:, None, None]
+        return ((frames - ground).abs().amax(dim=2) > 0.3).float()
+
+    between = (inside(bent) - inside(true)).abs().sum(dim=(-2, -1)).mean().item() / 8**2
+    distance = between / (2 * torch.pi * 5.0)
+    assert distance == pytest.approx(rms / torch.pi**0.5, rel=0.25)
+
+
+def test_bends_drift_and_leave_the_ground_alone():
+    scene = scenes_of([world.Attributes("red", "circle", "moving right", "white")])[0]
+    still = replace(scene, start=(12.0, 8.0, 4.0), end=(12.0, 8.0, 4.0))
+    bend = world.sample_bend(0.5, np.random.default_rng(3))
+    bent, true = (world.render([still], [0.0, 14.0, 28.0], 4, bend=each)[0] for each in ([bend], [None]))
+    assert torch.equal(true, world.render([still], [0.0, 14.0, 28.0], 4)[0])  # off: bit for bit
+    assert (bent[1] - bent[0]).abs().amax() > 0.1
+    assert torch.equal(bent[..., :8, :], true[..., :8, :])  # two units above the object
+    assert torch.equal(bent, world.render([still], [0.0, 14.0, 28.0], 4, bend=[bend])[0])
+    low = F.avg_pool3d(bent[None], (1, 4, 4))[0]
+    assert torch.allclose(world.render([still], [0.0, 14.0, 28.0], 1, bend=[bend])[0], low, atol=1e-6)

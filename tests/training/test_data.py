@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from diffusers_show1.learning.task import area_downsample
 from diffusers_show1.tiny import world
 from diffusers_show1.training.data import (
     TRIES,
@@ -15,54 +16,69 @@ from diffusers_show1.training.data import (
     SkipClip,
     SkipReport,
     UnreadableDataError,
-    WorldClips,
     WorldDataset,
-    area_downsample,
     choose,
     collate,
-    drop_captions,
-    step_rng,
 )
 
 
-def test_batches_are_a_function_of_seed_and_step():
-    data = WorldClips()
-    first, again, other = (data.keyframes(3, step_rng(7, step)[0]) for step in (5, 5, 6))
-    assert torch.equal(first["frames"], again["frames"])
-    assert first["captions"] == again["captions"]
-    assert not torch.equal(first["frames"], other["frames"])
-
-
 def test_layout_and_range():
-    batch = WorldClips(scale=4).windows(2, 8, np.random.default_rng(0))
-    assert batch["frames"].shape == (2, 3, 8, 64, 96)
-    assert -1 <= batch["frames"].min() < -0.5
-    assert 0.5 < batch["frames"].max() <= 1
-    assert WorldClips().stills(5, np.random.default_rng(0))["frames"].shape == (5, 3, 1, 16, 24)
-    assert area_downsample(batch["frames"], 4).shape == (2, 3, 8, 16, 24)
+    frames = collate([WorldDataset(8, scale=4).clip(index, np.random.default_rng(index)) for index in (0, 1)])[
+        "frames"
+    ]
+    assert frames.shape == (2, 3, 8, 64, 96)
+    assert -1 <= frames.min() < -0.5
+    assert 0.5 < frames.max() <= 1
+    assert area_downsample(frames, 4).shape == (2, 3, 8, 16, 24)
 
 
 def test_samples_collate_into_a_batch():
-    data = WorldClips()
-    clips = [data.sample(world.KEYFRAME_TIMES, np.random.default_rng(seed)) for seed in (1, 2)]
+    data = WorldDataset(world.KEYFRAME_TIMES)
+    clips = [data.clip(3, np.random.default_rng(seed)) for seed in (1, 2)]
     assert clips[0]["frames"].shape == (8, 3, 16, 24)
     batch = collate(clips)
     assert batch["frames"].shape == (2, 3, 8, 16, 24)
     assert batch["captions"] == [clip["caption"] for clip in clips]
+    assert "shown" not in batch
 
 
-def test_held_out_combinations_are_not_in_training_data():
-    captions = WorldClips().keyframes(200, np.random.default_rng(0))["captions"]
-    items = WorldDataset(1)
-    captions += [items.item(index)[1] for index in range(200)]
-    parsed = [world.parse_caption(caption) for caption in captions]
+@pytest.mark.parametrize("step", [0, 10**6])
+def test_held_out_combinations_are_not_in_training_data(step):
+    items = WorldDataset(1, forward=(200, 360)).at(step)
+    parsed = [world.parse_caption(items.item(index)[1]) for index in range(200)]
     assert not any(world.is_held_out(attributes) for attributes in parsed if attributes.background)
     assert not any(world.is_held_out(items.item(index)[0].attributes) for index in range(200))
 
 
-def test_caption_dropping():
-    dropped = drop_captions(["x"] * 1000, 0.1, np.random.default_rng(0))
-    assert 60 < dropped.count("") < 140
+def test_motions_are_forward_at_first():
+    data = WorldDataset(1, forward=(200, 360))
+    shares = []
+    for step in (0, 200, 280, 360, 10**6):
+        motions = [data.at(step).item(index)[0].attributes.motion for index in range(200)]
+        shares.append(sum(motion in ("moving right", "moving down", "growing") for motion in motions) / 200)
+    assert shares[0] == shares[1] > 0.85  # some turned ones would be held out
+    assert 0.6 < shares[2] < 0.85
+    assert 0.35 < shares[3] == shares[4] < 0.65
+    # the choice of clips asks for the step's own
+    early, late = (choose(data, 0, step, 0) for step in (0, 10**6))
+    assert early["frames"].shape == late["frames"].shape
+
+
+# --- bent outlines ---------------------------------------------------------------------------------------------------
+
+
+def test_what_is_shown_is_bent_and_the_target_is_the_truth():
+    plain, bent = WorldDataset(5), WorldDataset(5).bent(0.5)
+    clips = [(plain.clip(i, np.random.default_rng(i)), bent.clip(i, np.random.default_rng(i))) for i in range(80)]
+    assert all(torch.equal(true["frames"], clip["frames"]) for true, clip in clips)
+    assert all("shown" not in true for true, _ in clips)
+    shown = [clip for _, clip in clips if "shown" in clip]
+    assert 0.6 < len(shown) / 80 < 0.9  # three in four
+    changed = [(clip["shown"] - clip["frames"]).abs().amax().item() for clip in shown]
+    assert sum(change > 0.05 for change in changed) > 0.8 * len(shown)
+    batch = collate([clip for _, clip in clips[:8]])
+    assert batch["shown"].shape == batch["frames"].shape
+    assert bent.stills().clip(0, np.random.default_rng(0))["frames"].shape[0] == 1
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -10,11 +10,15 @@ import yaml
 from safetensors.torch import load_file
 
 from diffusers_show1 import TINY_PATH, Show1CascadePipeline, Show1UNet3DConditionModel, save_video
+from diffusers_show1.families.show1.tasks import SuperresTask
 from diffusers_show1.families.show1.unet import TemporalTransformer
+from diffusers_show1.learning.options import ConfigError
+from diffusers_show1.learning.task import Lesson
 from diffusers_show1.tiny import world
-from diffusers_show1.training.config import ConfigError, build
-from diffusers_show1.training.lora import RECIPES, load_lora_config, prepare, temporal_layers, train_lora
-from diffusers_show1.training.tasks import SuperresTask
+from diffusers_show1.training.catalogue import recipes
+from diffusers_show1.training.config import build
+from diffusers_show1.training.lora import load_lora_config, prepare, temporal_layers, train_lora
+from diffusers_show1.training.source import Source
 
 from .small import NETWORK, recipe
 
@@ -87,9 +91,14 @@ def test_pairs_are_what_is_given_and_what_is_to_come_out():
     """Side by side in one video: of two equal halves the loss is that of the clip, of others it depends on both."""
     network = NETWORK | {"in_channels": 6, "class_embed_type": "timestep"}
     sections = {"model": {"config": network}, "objective": {"prediction_type": "sample", "factor": 4}}
-    single = SuperresTask(build(recipe("superres", **sections)), torch.device("cpu"))
+
+    def task_of(**sections):
+        config, device = build(recipe("superres", **sections)), torch.device("cpu")
+        return SuperresTask(config, device, Source(config, device))
+
+    single = task_of(**sections)
     sections |= {"data": {"width": 48}, "objective": sections["objective"] | {"pairs": True}}
-    pairs = SuperresTask(build(recipe("superres", **sections)), torch.device("cpu"))
+    pairs = task_of(**sections)
     assert pairs.sample_size == single.sample_size == (16, 24)
     assert pairs.call_options() == single.call_options()
 
@@ -99,7 +108,8 @@ def test_pairs_are_what_is_given_and_what_is_to_come_out():
 
     def loss(task, *parts):
         generators = [torch.Generator().manual_seed(0)]
-        return task.loss(single.unet, torch.cat(parts, dim=-1), embeds, generators).item()
+        lesson = Lesson(torch.cat(parts, dim=-1), embeds, generators, task.config.objective)
+        return task.loss(single.network, lesson).item()
 
     assert loss(pairs, plain, plain) == loss(single, plain)
     found = [loss(pairs, *parts) for parts in ((plain, plain), (plain, styled), (styled, plain))]
@@ -108,7 +118,7 @@ def test_pairs_are_what_is_given_and_what_is_to_come_out():
 
 def test_pairs_can_not_be_validated(tmp_path):
     path = tmp_path / "recipe.yaml"
-    values = yaml.safe_load((RECIPES / "tiny-style.yaml").read_text())
+    values = yaml.safe_load(recipes("lora")["tiny-style"].read_text())
     path.write_text(yaml.safe_dump(values | {"validation": {"clips": 2}}), encoding="utf-8")
     with pytest.raises(ConfigError, match="`validation.clips` must be 0 with objective.pairs, got 2"):
         load_lora_config(path)
@@ -167,7 +177,7 @@ def test_one_clip_from_a_file_is_learned(config, tmp_path):
         train_lora(path, run, ["objective.caption_dropout=0.0", "lora.rank=4"])
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted(recipes("lora")))
 def test_shipped_recipes(name):
     config, lora = load_lora_config(name, ["data.path=elsewhere"])
     assert config.data.path == "elsewhere"

@@ -19,9 +19,8 @@ from diffusers_show1 import (
     Show1SuperResolutionPipeline,
 )
 from diffusers_show1.families.show1.unet import Show1UNet3DConditionModel
-from diffusers_show1.training import objectives
-from diffusers_show1.training.data import area_downsample
-from diffusers_show1.training.tiny import few_step_scheduler, forward_process
+from diffusers_show1.learning import objectives
+from diffusers_show1.learning.task import area_downsample
 
 
 KINDS = ("epsilon", "v_prediction", "sample")
@@ -41,6 +40,18 @@ NETWORK = {
     "cross_attention_norm": "group_norm",
     "resnet_time_scale_shift": "scale_shift",
 }
+
+
+def forward_process(kind: str) -> DDPMScheduler:
+    """The forward process of every tiny stage."""
+    return DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=kind, clip_sample=False)
+
+
+def few_step_scheduler() -> DDIMScheduler:
+    """The sampler of the tiny stages that start from a good guess."""
+    return DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2", prediction_type="sample", clip_sample=False, timestep_spacing="trailing"
+    )
 
 
 def generator(seed: int = 0) -> torch.Generator:

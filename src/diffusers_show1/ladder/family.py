@@ -59,8 +59,8 @@ class Family:
             `load_cascade`.
         checkpoints: the module of `package` that knows other people's checkpoints (`checkpoints.py`); its
             `CHECKPOINTS` is a `ladder.checkpoints.Checkpoints`.
-        tasks: the module of `package` with the training tasks (`tasks.py`).
-        recipes: the folder with the training recipes, below the package's own.
+        tasks: the module of `package` with the training tasks (`tasks.py`), as `TASKS`: one for each stage.
+        recipes: the folder with the training recipes: YAML files, those of adapters in `lora/`, plans in `plans/`.
         cards: the module of `package` with the model cards (`cards.py`); its `CARDS` maps names to
             `ladder.card.Card`.
         bundles: class -> what its single-file bundle is called in a repository; pipelines and networks.
@@ -86,7 +86,7 @@ class Family:
     loader: str | None = None
     checkpoints: str | None = None
     tasks: str | None = None
-    recipes: str | None = None
+    recipes: Path | None = None
     cards: str | None = None
     bundles: Mapping[str, str] = field(default_factory=dict)
     components: Mapping[str, str] = field(default_factory=dict)

@@ -52,6 +52,7 @@ OUTLINE_WIDTH = 0.17  # of the radius
 OUTLINE_SHADE = 0.25  # outline colour = this times the body colour
 LINE_WIDTH = 0.75  # of an outlined object's white line, in units
 STRIPE_PERIOD, STRIPE_SHADE = 1.0, 0.4  # of a striped object's dark bands: in units, and this times its colour
+BEND_WAVES = 5  # sine components of a bend
 HIGHLIGHT = ((-0.16, -0.08), 0.24, 0.55)  # centre and radius in radii, and how much white is mixed in
 
 
@@ -92,6 +93,36 @@ class CustomScene(Scene):
 
     swing: float = 0.0
     style: str | None = None
+
+
+@dataclass(frozen=True)
+class Bend:
+    """A smooth field that bends an object out of its shape, and drifts over time: a sum of sine waves.
+
+    Args:
+        waves: of each, the wave vector (x, y) in cycles per radius of the object, the phase in turns, the drift in
+            turns from t = 0 to t = 28, and the amplitude (x, y) in units.
+    """
+
+    waves: tuple[tuple[float, float, float, float, float, float], ...]
+
+    def shift(self, x: torch.Tensor, y: torch.Tensor, times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """How far (x, y), in radii from the object's centre, is moved at `times`, in units; all broadcast together."""
+        dx, dy = torch.zeros(()), torch.zeros(())
+        for kx, ky, phase, drift, across, along in self.waves:
+            wave = torch.sin(2 * torch.pi * (kx * x + ky * y + phase + drift * times / (NUM_FRAMES - 1)))
+            dx, dy = dx + across * wave, dy + along * wave
+        return dx, dy
+
+
+def sample_bend(rms: float, rng: np.random.Generator) -> Bend:
+    """A random bend whose shifts have this root mean square, in units (pixels of the smallest frame)."""
+    angle, length = 2 * np.pi * rng.random(BEND_WAVES), rng.uniform(0.3, 1.0, BEND_WAVES)
+    phase, drift = rng.random(BEND_WAVES), rng.uniform(-1.5, 1.5, BEND_WAVES)
+    amplitude = rng.standard_normal((BEND_WAVES, 2))
+    amplitude *= rms * np.sqrt(2 / np.square(amplitude).sum())  # the mean square of a sine is a half
+    columns = (length * np.cos(angle), length * np.sin(angle), phase, drift, amplitude[:, 0], amplitude[:, 1])
+    return Bend(tuple(zip(*(column.tolist() for column in columns), strict=True)))
 
 
 def parse_caption(text: str) -> Attributes:
@@ -276,22 +307,28 @@ def render(
     times: Sequence[float] | torch.Tensor,
     scale: int = 1,
     window: tuple[int, int, int, int] | None = None,
+    bend: Sequence[Bend | None] | None = None,
 ) -> torch.Tensor:
     """Draw clips, (scenes, times, 3, height * scale, width * scale) in [0, 1].
 
     `times` is one list for all scenes or a (scenes, times) tensor; `window` = (top, left, height, width) in units
-    draws only that part. Edges are anti-aliased; a scale below 4 is the area average of a drawing at scale 4.
+    draws only that part. `bend` has a bend for each scene, or None: the object is drawn out of its shape, and the
+    ground as it is. Edges are anti-aliased; a scale below 4 is the area average of a drawing at scale 4.
     """
     if scale < 4:
-        return F.avg_pool3d(render(scenes, times, 4, window), (1, 4 // scale, 4 // scale))
+        return F.avg_pool3d(render(scenes, times, 4, window, bend), (1, 4 // scale, 4 // scale))
     top, left, height, width = window or (0, 0, HEIGHT, WIDTH)
     times = torch.as_tensor(times, dtype=torch.float32).expand(len(scenes), -1)
     ys = top + (torch.arange(height * scale) + 0.5) / scale
     xs = left + (torch.arange(width * scale) + 0.5) / scale
     clips = torch.empty(*times.shape, 3, len(ys), len(xs))
-    for clip, scene, clip_times in zip(clips, scenes, times, strict=True):
+    bends = [None] * len(scenes) if bend is None else bend
+    for clip, scene, clip_times, bent in zip(clips, scenes, times, bends, strict=True):
         cx, cy, radius = (column[:, None, None] for column in _path(scene, clip_times).unbind(1))  # (f, 1, 1)
         x, y = (xs[None, None, :] - cx) / radius, (ys[None, :, None] - cy) / radius
+        if bent is not None:
+            dx, dy = bent.shift(x, y, clip_times[:, None, None])
+            x, y = x + dx / radius, y + dy / radius
         sharpness = radius * scale  # pixels per radius: a distance becomes a coverage over one pixel
         distance = _signed_distance(scene.attributes.shape, x, y)
         inside = (0.5 - distance * sharpness).clamp(0, 1)

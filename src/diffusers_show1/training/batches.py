@@ -11,25 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from accelerate import Accelerator
 
+from ..learning.options import ConfigError, DataConfig, TrainConfig, TurnConfig
 from ..tiny import world
-from .config import ConfigError, DataConfig, TrainConfig
 from .data import ClipBatch, ClipDataset, ClipLoader, SkipReport, WorldDataset
 from .files import ClipFormat, Stream, VideoFiles
-from .objectives import is_image
 
 
 WORLD_FPS = 8.0  # of the synthetic world; its keyframes are every fourth frame
-
-
-def clip_random(seed: int, step: int, index: int) -> tuple[np.random.Generator, torch.Generator]:
-    """The two random streams of clip number `index` of optimiser step `step`."""
-    sequence = np.random.SeedSequence((seed, step, index, 0, 4))  # 4: apart from the streams of the clips' choice
-    noise = torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
-    return np.random.default_rng(sequence), noise
 
 
 def make_dataset(data: DataConfig) -> ClipDataset:
@@ -53,66 +43,85 @@ def make_dataset(data: DataConfig) -> ClipDataset:
             f"`data.frames` and `data.fps` must make a clip of the world's {world.NUM_FRAMES} frames at "
             f"{WORLD_FPS:g} fps or a whole fraction of it, got {data.frames} at {data.fps:g}"
         )
-    return WorldDataset(data.frames if stride == 1 else range(0, span + 1, stride), scale)
+    times = data.frames if stride == 1 else range(0, span + 1, stride)
+    return WorldDataset(times, scale, forward=data.forward)
+
+
+def _of_kind(clips: ClipDataset, stills: bool, bend: float) -> ClipDataset:
+    """The clips of one kind of batch."""
+    kind = clips.stills() if stills else clips
+    return kind.bent(bend) if bend else kind
 
 
 @dataclass(frozen=True)
 class StepBatch:
-    """This process's clips of one optimiser step, and each one's number in the global batch."""
+    """This process's clips of one optimiser step, each one's number in the global batch, and which kind of batch."""
 
     clips: ClipBatch
     indices: list[int]
+    turn: TurnConfig
 
     def part(self, part: int, parts: int) -> StepBatch:
         """The rows of one of `parts` accumulation parts."""
         size = len(self.indices) // parts
         rows = slice(part * size, (part + 1) * size)
-        frames, captions = self.clips["frames"][rows], self.clips["captions"][rows]
-        return StepBatch(ClipBatch(frames=frames, captions=captions), self.indices[rows])
+        clips = ClipBatch(frames=self.clips["frames"][rows], captions=self.clips["captions"][rows])
+        if "shown" in self.clips:
+            clips["shown"] = self.clips["shown"][rows]
+        return StepBatch(clips, self.indices[rows], self.turn)
 
 
 class Batches:
     """The batches of one process from step `start` on, in order.
 
-    In a share `image_share` of the steps the batch is single frames: for each clip as many as it has frames. Whole
-    steps, so that all processes do the same work at the same time, which sharded networks need.
+    Kinds of batches take turns, step by step: all processes then do the same work at the same time, which sharded
+    networks need.
+
+    Args:
+        config: the recipe.
+        accelerator: which process this is, and of how many.
+        clips: the dataset, where it is not that of the recipe.
     """
 
-    def __init__(self, config: TrainConfig, accelerator: Accelerator):
+    def __init__(self, config: TrainConfig, accelerator: Accelerator, clips: ClipDataset | None = None):
         self.config, self.accelerator = config, accelerator
-        self.clips = None if config.data.kind == "stream" else make_dataset(config.data)
-        self.share = config.objective.image_share
+        self.clips = clips
+        if clips is None and config.data.kind != "stream":
+            self.clips = make_dataset(config.data)
         self.loaders: list[ClipLoader] = []
         self.stream: Stream | None = None
 
     def indices(self, step: int) -> list[int]:
         """The numbers, in the global batch of `step`, of this process's clips."""
-        per_row = self.config.data.frames if is_image(step, self.share) else 1
-        count = self.config.run.batch_size * per_row // self.accelerator.num_processes
+        count = self.config.run.batch_size * self.config.turn(step).times // self.accelerator.num_processes
         first = count * self.accelerator.process_index
         return list(range(first, first + count))
 
     def __call__(self, start: int, position: int = 0) -> Iterator[StepBatch]:
         """Batches of steps `start` to the last; a stream first passes over `position` samples."""
-        steps = range(start, self.config.run.steps)
+        config, steps = self.config, range(start, self.config.run.steps)
         if self.clips is None:
             yield from self._streamed(steps, position)
             return
-        kinds = {False: self.clips, True: self.clips.stills()}
+
+        def kind(step: int) -> tuple[bool, float]:
+            turn = config.turn(step)
+            return turn.stills, turn.bend
+
         loaders = {
-            image: ClipLoader(
-                dataset,
-                self.config.run.seed,
+            each: ClipLoader(
+                _of_kind(self.clips, *each),
+                config.run.seed,
                 self.indices,
-                [step for step in steps if is_image(step, self.share) == image],
-                self.config.data.workers,
+                [step for step in steps if kind(step) == each],
+                config.data.workers,
             )
-            for image, dataset in kinds.items()
+            for each in dict.fromkeys(kind(step) for step in steps)
         }
         self.loaders = list(loaders.values())
-        iterators = {image: iter(loader) for image, loader in loaders.items()}
+        iterators = {each: iter(loader) for each, loader in loaders.items()}
         for step in steps:
-            yield StepBatch(next(iterators[is_image(step, self.share)]), self.indices(step))
+            yield StepBatch(next(iterators[kind(step)]), self.indices(step), config.turn(step))
 
     def _streamed(self, steps: range, position: int) -> Iterator[StepBatch]:
         data = self.config.data
@@ -126,7 +135,7 @@ class Batches:
         )
         batches = self.stream.batches(len(self.indices(0)))
         for step in steps:
-            yield StepBatch(next(batches), self.indices(step))
+            yield StepBatch(next(batches), self.indices(step), self.config.turn(step))
 
     @property
     def position(self) -> int:

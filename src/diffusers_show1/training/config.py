@@ -1,249 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipes: the configuration of a training run, as frozen dataclasses that are read strictly from YAML.
+"""Recipes: a training run's configuration, read strictly from YAML into the sections of `learning.options`.
 
-Types and metadata of the fields say what they may hold. Reading stops at the first key that is unknown, missing, of
-the wrong type or out of range, with one `ConfigError` that names the key, what is allowed and the value.
+Reading stops at the first key that is unknown, missing, of the wrong type or out of range, with one `ConfigError` that
+names the key, what is allowed and the value.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import sys
-import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 
-from ..clips.words import is_text, shorten
-
-
-RECIPES = Path(__file__).parent / "recipes"
-STAGES = ("base", "interpolation", "superres", "refine")
-MAX_SEED = 2**32 - 1  # of numpy's seed sequences, word by word
-
-
-class ConfigError(ValueError):
-    """A recipe that cannot be used, or does not fit what it meets; the message names the key."""
-
-
-def number(default: Any = dataclasses.MISSING, least: float = -math.inf, most: float = math.inf, above: bool = False):
-    """A field of a finite number from `least` (`above`: greater than `least`) to `most`."""
-    return field(default=default, metadata={"least": least, "most": most, "above": above})
-
-
-def required(**metadata: Any):
-    """A field without a default; it may stand after fields that have one, since recipes are read by key."""
-    return field(metadata=metadata)
-
-
-# --- sections --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Clips.
-
-    Args:
-        kind: `world`, the synthetic one; `files`, video files with captions; `stream`, a dataset of the Hub.
-        path: the folder or manifest of `files`, the name of a `stream`.
-        frames, height, width: of a clip.
-        fps: frames per second of a clip. The synthetic world has 8, and keyframes 2.
-        workers: processes that read ahead; the batches do not depend on it.
-        embeddings: a folder to keep text embeddings in.
-    """
-
-    kind: Literal["world", "files", "stream"]
-    path: str | None = None
-    frames: int = number(least=1, most=2**16)
-    height: int = number(least=8, most=2**14)
-    width: int = number(least=8, most=2**14)
-    fps: float = number(8.0, least=0, above=True)
-    workers: int = number(0, least=0, most=256)
-    embeddings: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The network, and all that stays frozen beside it.
-
-    Args:
-        start: `scratch`; `from_2d`, inflate an image UNet; `previous`, the network of the stage before; `run`, another
-            run of this stage (its folder, or any folder or repository with its weights).
-        path: the folder or Hub id that `start` reads: `tiny` is the cascade in the package. For `scratch` none, or the
-            model whose config is taken without its weights.
-        subfolder: where in `path` the network lies; by default `path` itself, or `unet` in it.
-        config: the network's config, or changes to that at `path`.
-        components: the folder or Hub id of a stage or cascade that text encoder, tokeniser, VAE and schedulers come
-            from; `tiny` is the one in the package.
-        text_encoder_dtype: in which the text encoder is kept.
-        gradient_checkpointing: activations are computed twice instead of kept.
-    """
-
-    start: Literal["scratch", "from_2d", "previous", "run"]
-    path: str | None = None
-    subfolder: str | None = None
-    config: dict[str, Any] = field(default_factory=dict)
-    components: str
-    text_encoder_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
-    gradient_checkpointing: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectiveConfig:
-    """Eq. 5, with what all stages share; docs/objectives.md says what the numbers do.
-
-    Args:
-        prediction_type, variance_type: of the training schedule. By default those of the components' scheduler.
-        min_snr_gamma: weights by signal-to-noise ratio; off by default.
-        caption_dropout: share of the clips that are trained with an empty caption.
-        image_share: share of the optimiser steps whose batch is single frames, as many as the clips would have had.
-        dropout: of the temporal layers, as their config has it.
-    """
-
-    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
-    variance_type: Literal["fixed_small", "learned_range"] | None = None
-    min_snr_gamma: float | None = number(None, least=0, above=True)
-    caption_dropout: float = number(0.1, least=0, most=1)
-    image_share: float = number(0.0, least=0, most=0.9)
-    dropout: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class BaseObjective(ObjectiveConfig):
-    """Keyframes, Sec. 3.3. `timestep_power`: below 1 favours strong noise."""
-
-    timestep_power: float = number(1.0, least=0, above=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class InterpolationObjective(ObjectiveConfig):
-    """Interpolation, Sec. 3.4. `max_augmentation`: largest deviation of the noise on the two given frames."""
-
-    max_augmentation: float = number(0.1, least=0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SuperresObjective(ObjectiveConfig):
-    """Super-resolution, Sec. 3.5.
-
-    Args:
-        factor: of height and width; the low-resolution clip is the area average.
-        max_noise_level: noise levels of the condition are drawn below this one.
-        first_frame_probability: share of the clips whose condition begins with the true first frame.
-        pairs: each video shows a clip twice, side by side: on the left as the stage before makes it, on the right as
-            it is to become. `data.width` is that of both.
-    """
-
-    factor: int = number(4, least=2, most=8)
-    max_noise_level: int = number(400, least=1, most=1000)
-    first_frame_probability: float = number(0.7, least=0, most=1)
-    pairs: bool = False
-    timestep_power: float = number(1.0, least=0, above=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RefineObjective(ObjectiveConfig):
-    """Refinement, Sec. 3.6.
-
-    Args:
-        max_timestep: the expert is trained on timesteps below this one.
-        degrade: whose latents get the noise: 1, those of the true frames, as in the paper; above 1, those of frames
-            that were averaged by this factor and resized again, like the input at inference.
-    """
-
-    max_timestep: int = number(900, least=1, most=1000)
-    degrade: int = number(1, least=1, most=8)
-    timestep_power: float = number(1.0, least=0, above=True)
-
-
-OBJECTIVES: dict[str, type[ObjectiveConfig]] = {
-    "base": BaseObjective,
-    "interpolation": InterpolationObjective,
-    "superres": SuperresObjective,
-    "refine": RefineObjective,
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """AdamW (`adamw8bit`: its states in 8 bits, by bitsandbytes); linear warm-up, then a cosine down to
-    `final_learning_rate`."""
-
-    kind: Literal["adamw", "adamw8bit"] = "adamw"
-    learning_rate: float = number(least=0, above=True)
-    final_learning_rate: float = number(0.0, least=0)
-    warmup_steps: int = number(50, least=1)
-    weight_decay: float = number(1e-4, least=0)
-    beta1: float = number(0.9, least=0, most=0.9999)
-    beta2: float = number(0.99, least=0, most=0.99999)
-    max_grad_norm: float = number(1.0, least=0, above=True)
-    ema_decay: float = number(0.998, least=0, most=0.99999)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """The run.
-
-    Args:
-        steps: optimiser steps.
-        batch_size: clips per optimiser step, of all processes together.
-        accumulation: parts that each process goes through its clips of a step in.
-        precision: `fp32`, or `bf16` or `fp16` autocast over weights in 32 bits.
-        seed: of the choice of clips, captions, noise and fresh weights.
-        log_every, checkpoint_every, validate_every: in optimiser steps; 0 for no validation before the end.
-        keep: checkpoints to keep.
-        trackers: beside `metrics.jsonl`, which is always written.
-        export_text_encoder: also copy tokeniser and text encoder into every export.
-    """
-
-    steps: int = number(least=1)
-    batch_size: int = number(least=1)
-    accumulation: int = number(1, least=1)
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    seed: int = number(0, least=0, most=MAX_SEED)
-    log_every: int = number(50, least=1)
-    checkpoint_every: int = number(1000, least=1)
-    validate_every: int = number(1000, least=0)
-    keep: int = number(2, least=1)
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    export_text_encoder: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValidationConfig:
-    """Videos at intervals, made by the stage's own pipeline with the averaged weights.
-
-    Args:
-        prompts: for the base stage. The others, and the base stage without any, take `clips` clips of the data: their
-            captions, and what the stage before would give for them.
-        clips: how many.
-        seed: of the videos, and of the choice of clips.
-        options: of the pipeline's call, such as `num_inference_steps` and `guidance_scale`.
-    """
-
-    prompts: tuple[str, ...] = ()
-    clips: int = number(2, least=0, most=64)
-    seed: int = number(0, least=0, most=MAX_SEED)
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """A recipe."""
-
-    stage: Literal["base", "interpolation", "superres", "refine"]
-    data: DataConfig
-    model: ModelConfig
-    objective: ObjectiveConfig
-    optimizer: OptimizerConfig
-    run: RunConfig
-    validation: ValidationConfig = field(default_factory=ValidationConfig)
+from ..clips.words import shorten
+from ..learning.options import ConfigError, Range, TrainConfig, refuse
+from .catalogue import recipes, task_of
 
 
 # What may differ between a run and its continuation: it changes neither the weights nor their meaning.
@@ -257,12 +35,12 @@ FREE_KEYS = (
     "run.validate_every",
     "run.keep",
     "run.trackers",
-    "run.export_text_encoder",
+    "run.export_",
     "validation.",
 )
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
+# --- YAML ------------------------------------------------------------------------------------------------------------
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -300,15 +78,16 @@ def parse_yaml(text: str, name: str) -> Any:
         raise ConfigError(f"`{name}` must be YAML ({shorten(' '.join(str(error).split()), 500)})") from error
 
 
-def recipe_path(name: str | os.PathLike[str], folder: Path = RECIPES) -> Path:
-    """The file of a recipe: a path, or the name of one in the package's `folder`."""
-    path = Path(name)
-    if os.path.isfile(path):  # `Path.is_file` raises for a name that is too long
-        return path
-    shipped = sorted(recipe.stem for recipe in folder.glob("*.yaml"))
-    if str(name) in shipped:
-        return folder / f"{name}.yaml"
-    raise ConfigError(f"`--config` must be a YAML file or one of {', '.join(shipped)}, got {shorten(repr(str(name)))}")
+def recipe_path(name: str | os.PathLike[str], kind: str = "") -> Path:
+    """The file of a recipe: a path, or the name of one in the package; `kind` is the subfolder that it is in."""
+    if os.path.isfile(name):  # `Path.is_file` raises for a name that is too long
+        return Path(name)
+    shipped = recipes(kind)
+    if str(name) not in shipped:
+        raise ConfigError(
+            f"`--config` must be a YAML file or one of {', '.join(shipped)}, got {shorten(repr(str(name)))}"
+        )
+    return shipped[str(name)]
 
 
 def read_recipe(path: Path) -> dict[Any, Any]:
@@ -326,7 +105,8 @@ def load_config(stage: str, name: str | os.PathLike[str], overrides: Iterable[st
     """Read a recipe.
 
     Args:
-        stage: `"base"`, `"interpolation"`, `"superres"` or `"refine"`.
+        stage: a stage of a family (`"base"`, `"interpolation"`, `"superres"` or `"refine"`), or one of the engine's
+            own tasks (`"image"`, `"autoencoder"`, `"text"`).
         name: a YAML file, or the name of a recipe in the package.
         overrides: `section.key=value`, with values in YAML.
 
@@ -336,8 +116,7 @@ def load_config(stage: str, name: str | os.PathLike[str], overrides: Iterable[st
     Raises:
         ConfigError: a key or value cannot be used, or the recipe is for another stage.
     """
-    if stage not in STAGES:
-        raise ConfigError(f"`STAGE` must be one of {', '.join(STAGES)}, got {stage!r}")
+    task_of(stage, key="STAGE")
     values = read_recipe(recipe_path(name))
     for override in overrides:
         apply_override(values, override)
@@ -348,6 +127,7 @@ def load_config(stage: str, name: str | os.PathLike[str], overrides: Iterable[st
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
+    """Change a key of a recipe that is not yet checked, by `section.key=value`. Raises `ConfigError`."""
     key, equals, value = override.partition("=")
     *sections, last = key.strip().split(".")
     if not equals or not all((*sections, last)):
@@ -360,14 +140,27 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     values[last] = parse_yaml(value, f"--set {key}")
 
 
+# --- checking --------------------------------------------------------------------------------------------------------
+
+
 def build(values: Mapping[str, Any]) -> TrainConfig:
     """The recipe in nested mappings, checked. Raises `ConfigError`."""
-    config = build_section(TrainConfig, values, "")
+    named = values if isinstance(values, Mapping) else {}
+    task = task_of(named["stage"], named.get("family")) if "stage" in named else None
+    classes = {} if task is None else {"objective": task.objective}
+    config = build_section(TrainConfig, values, "", **classes)
+    for index, turn in enumerate(config.turns):
+        changed = {**dataclasses.asdict(config.objective), **turn.objective}
+        whole = build_section(type(config.objective), changed, f"turns[{index}].objective.")
+        turn.objective = {key: getattr(whole, key) for key in turn.objective}
     _check(config)
+    if task is not None:
+        task.check(config)
     return config
 
 
 def build_section(cls: type, values: Any, where: str, **classes: type) -> Any:
+    """A section, checked. `where` is what stands before its keys; `classes` are those of sections that vary."""
     name = where.removesuffix(".") or "the recipe"
     fields = {each.name: each for each in dataclasses.fields(cls)}
     if not isinstance(values, Mapping):
@@ -376,73 +169,76 @@ def build_section(cls: type, values: Any, where: str, **classes: type) -> Any:
         raise ConfigError(
             f"`{where}{shorten(str(unknown[0]))}` must be one of the keys of {name}: {', '.join(fields)}"
         )
-    hints = typing.get_type_hints(cls)
-    found: dict[str, Any] = {}
     for key, each in fields.items():
-        if key not in values:
-            if each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING:
-                raise ConfigError(f"`{where}{key}` must be given")
-            continue
-        if cls is TrainConfig and key == "objective":
-            hints[key] = OBJECTIVES[found["stage"]]
-        found[key] = _value(hints[key], values[key], f"{where}{key}", each.metadata)
-    return cls(**found)
+        if key not in values and each.default is each.default_factory:  # both missing
+            raise ConfigError(f"`{where}{key}` must be given")
+    found = {key: _read(classes.get(key, fields[key].type), value, f"{where}{key}") for key, value in values.items()}
+    try:
+        return cls(**found)
+    except StrictDataclassFieldValidationError as error:
+        wrong = next(key for key in fields if f"'{key}'" in str(error).split("\n")[0])
+        _refuse(fields[wrong], found[wrong], f"{where}{wrong}")
 
 
-def _value(hint: Any, value: Any, key: str, metadata: Mapping[str, Any]) -> Any:
-    """`value` as the type that `hint` says."""
+def _read(hint: Any, value: Any, key: str) -> Any:
+    """A value of YAML as the type that `hint` says, as far as it can be one: sections, lists, numbers."""
+    inner = typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         return build_section(typing.cast(type, hint), value, f"{key}.")
-    options = typing.get_args(hint)
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):  # X | None
-        return None if value is None else _value(options[0], value, key, metadata)
-    if typing.get_origin(hint) is Literal:
-        if value not in options or isinstance(value, bool):
-            raise ConfigError(f"`{key}` must be one of {', '.join(options)}, got {shorten(repr(value))}")
-        return value
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"`{key}` must be a list, got {shorten(repr(value))}")
-        return tuple(_value(options[0], item, f"{key}[{index}]", metadata) for index, item in enumerate(value))
-    if typing.get_origin(hint) is dict:
-        if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-            raise ConfigError(f"`{key}` must be a mapping of names, got {shorten(repr(value))}")
-        return value
-    if hint in (int, float):
-        return _number(hint, value, key, **metadata)
-    if not isinstance(value, hint) or (hint is str and not (value.strip() and is_text(value))):
-        allowed = "true or false" if hint is bool else "a text"
-        raise ConfigError(f"`{key}` must be {allowed}, got {shorten(repr(value))}")
+    if type(None) in inner:
+        return None if value is None else _read(inner[0], value, key)
+    if typing.get_origin(hint) is tuple and isinstance(value, (list, tuple)):
+        return tuple(_read(inner[0], item, f"{key}[{index}]") for index, item in enumerate(value))
+    if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-4, without a point, as a text
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    if hint is float and type(value) is int and abs(value) <= sys.float_info.max:
+        return float(value)
     return value
 
 
-def _number(kind: type, value: Any, key: str, least: float, most: float, above: bool) -> float:
-    named = "a whole number" if kind is int else "a number"
-    ends = [f"{'above' if above else 'of at least'} {least:g}"] if least > -math.inf else []
-    ends += [f"at most {most:g}"] if most < math.inf else []
-    allowed = " ".join([named, " and ".join(ends)])
-    if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-4, without a point, as a text
-        with_point = value
-        try:
-            value = float(with_point)
-        except ValueError:
-            pass
-    right = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
-    # Compared and not converted: a whole number of 400 digits is no float.
-    if not right or not least <= value <= most or abs(value) > sys.float_info.max or (above and value == least):
-        raise ConfigError(f"`{key}` must be {allowed}, got {shorten(repr(value))}")
-    return kind(value)
+def _refuse(field: dataclasses.Field, value: Any, key: str) -> typing.NoReturn:
+    """Say what is allowed for a field that `strict` refused."""
+    hint: Any = field.type
+    if type(None) in typing.get_args(hint):
+        hint = typing.get_args(hint)[0]
+    if typing.get_origin(hint) is tuple and isinstance(value, tuple):
+        hint = typing.get_args(hint)[0]
+        for index, item in enumerate(value):
+            if not _fits(field, hint, item):
+                key, value = f"{key}[{index}]", item
+                break
+    if typing.get_origin(hint) is Literal:
+        allowed = f"one of {', '.join(typing.get_args(hint))}"
+    elif hint in (int, float):
+        ends = [str(each) for each in field.metadata.get("validator", ()) if isinstance(each, Range)]
+        allowed = " ".join(["a whole number" if hint is int else "a number", *ends])
+    else:
+        allowed = {bool: "true or false", str: "a text", dict: "a mapping of names", tuple: "a list"}[
+            typing.get_origin(hint) or hint
+        ]
+    refuse(key, value, allowed)
+
+
+def _fits(field: dataclasses.Field, hint: Any, item: Any) -> bool:
+    """Whether an item of a list is one that its field may have."""
+    one = dataclasses.make_dataclass("One", [("item", hint, dataclasses.field(metadata=field.metadata))])
+    try:
+        strict(one)(item)
+    except StrictDataclassFieldValidationError:
+        return False
+    return True
 
 
 def _check(config: TrainConfig) -> None:
-    """What no key can say alone."""
+    """What no key can say alone, and no task."""
     data, model = config.data, config.model
-
-    def refuse(key: str, value: Any, allowed: str) -> typing.NoReturn:
-        raise ConfigError(f"`{key}` must be {allowed}, got {shorten(repr(value))}")
-
     if (data.path is None) != (data.kind == "world"):
         refuse("data.path", data.path, "given, unless data.kind is world" if data.path is None else "null for world")
+    if data.forward and (data.kind != "world" or len(data.forward) != 2 or data.forward[0] >= data.forward[1]):
+        refuse("data.forward", data.forward, "two steps, the first one before the second, for data.kind world")
     if model.path is None and model.start != "scratch":
         refuse("model.path", model.path, f"given for model.start {model.start}")
     if model.path is None and not model.config:
@@ -453,20 +249,17 @@ def _check(config: TrainConfig) -> None:
         refuse("objective.image_share", config.objective.image_share, "0 for data.kind stream")
     if data.kind == "stream" and data.workers:
         refuse("data.workers", data.workers, "0 for data.kind stream")
-    if config.stage == "interpolation" and data.frames < 3:
-        refuse("data.frames", data.frames, "at least 3 for interpolation, whose ends are given")
-    if config.stage == "interpolation" and config.objective.image_share:
-        refuse("objective.image_share", config.objective.image_share, "0 for interpolation, which has no images")
-    for name in ("factor", "degrade"):
-        by = getattr(config.objective, name, 1)
-        if data.height % by or data.width % by:
-            refuse(f"objective.{name}", by, f"a divisor of data.height and data.width ({data.height}, {data.width})")
+    if config.turns and config.objective.image_share:
+        refuse("objective.image_share", config.objective.image_share, "0 where turns are given")
+    for index, turn in enumerate(config.turns):
+        if data.kind == "stream":
+            refuse("turns", "some", "none for data.kind stream")
+        if turn.bend and data.kind != "world":
+            refuse(f"turns[{index}].bend", turn.bend, f"0 for data.kind {data.kind}")
+        if turn.crop and (len(turn.crop) != 2 or not 0 < turn.crop[0] <= data.height or turn.crop[1] > data.width):
+            refuse(f"turns[{index}].crop", turn.crop, "height and width of a part of the frames")
     if config.run.batch_size % config.run.accumulation:
         refuse("run.accumulation", config.run.accumulation, f"a divisor of run.batch_size ({config.run.batch_size})")
-    if getattr(config.objective, "pairs", False) and config.validation.clips:
-        refuse("validation.clips", config.validation.clips, "0 with objective.pairs")
-    if config.validation.prompts and config.stage != "base":
-        refuse("validation.prompts", config.validation.prompts, "empty for all stages but base")
 
 
 # --- writing and comparing -------------------------------------------------------------------------------------------

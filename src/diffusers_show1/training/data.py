@@ -12,12 +12,12 @@ in workers.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import replace
-from typing import Protocol, TypedDict
+from typing import NotRequired, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers.utils import logging
 from torch.utils.data import DataLoader, Dataset
 
@@ -28,35 +28,32 @@ logger = logging.get_logger(__name__)
 
 
 class Clip(TypedDict):
-    """One sample: frames (f, 3, h, w) float32 in [-1, 1]."""
+    """One sample: frames (f, 3, h, w) float32 in [-1, 1]; and what a network is to see in their place, if it is
+    something else."""
 
     frames: torch.Tensor
     caption: str
+    shown: NotRequired[torch.Tensor]
 
 
 class ClipBatch(TypedDict):
-    """A batch: frames (b, 3, f, h, w) float32 in [-1, 1], the layout of the networks."""
+    """A batch: frames (b, 3, f, h, w) float32 in [-1, 1], the layout of the networks; and what a network is to see in
+    their place, if any clip has that."""
 
     frames: torch.Tensor
     captions: list[str]
+    shown: NotRequired[torch.Tensor]
 
 
 def collate(clips: Sequence[Clip]) -> ClipBatch:
     """Stack samples of equal size into the layout of the networks."""
-    return ClipBatch(
+    batch = ClipBatch(
         frames=torch.stack([clip["frames"].transpose(0, 1) for clip in clips]),
         captions=[clip["caption"] for clip in clips],
     )
-
-
-def step_rng(seed: int, step: int) -> tuple[np.random.Generator, torch.Generator]:
-    """The two random streams of one training step."""
-    return np.random.default_rng((seed, step)), torch.Generator().manual_seed(seed * 1_000_003 + step)
-
-
-def drop_captions(captions: list[str], probability: float, rng: np.random.Generator) -> list[str]:
-    """Empty some captions, for classifier-free guidance."""
-    return ["" if rng.random() < probability else caption for caption in captions]
+    if any("shown" in clip for clip in clips):
+        batch["shown"] = torch.stack([clip.get("shown", clip["frames"]).transpose(0, 1) for clip in clips])
+    return batch
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -91,6 +88,15 @@ class ClipDataset(Protocol):
         Raises:
             SkipClip: the item cannot be used.
         """
+        ...
+
+
+@runtime_checkable
+class Scheduled(Protocol):
+    """A dataset whose items change as the training goes on."""
+
+    def at(self, step: int) -> ClipDataset:
+        """The dataset of an optimiser step."""
         ...
 
 
@@ -141,11 +147,13 @@ def choose(
     """
     if not len(dataset):
         raise UnreadableDataError("the dataset is empty: there is no clip to train on")
+    if isinstance(dataset, Scheduled):
+        dataset = dataset.at(step)
     report = SkipReport(len(dataset))
     tried: set[int] = set()
     for attempt in range(min(TRIES, len(dataset))):
         # A stream of its own for every attempt: what a failed one has drawn changes nothing. The last number keeps
-        # these streams apart from `step_rng`'s, of which numpy pads the shorter key with zeros.
+        # these streams apart from others, since numpy pads the shorter key with zeros.
         rng = np.random.default_rng((seed, step, index, attempt, 1))
         item = int(rng.integers(len(dataset)))
         while item in tried:
@@ -241,6 +249,9 @@ class ClipLoader:
 # The synthetic world
 
 
+FORWARD = {"moving left": "moving right", "moving up": "moving down", "shrinking": "growing"}
+
+
 class WorldDataset:
     """Clips of the synthetic world (`tiny.world`), training combinations only.
 
@@ -253,9 +264,21 @@ class WorldDataset:
         scale: pixels per unit of 16 x 24: 1, 4 or 8, the native sizes of the tiny cascade's stages.
         length: number of items.
         seed: of the scenes.
+        bend: of three clips in four another version is shown, with its outlines bent by up to so many units (RMS).
+        forward: two steps. Until the first, 19 of 20 backward motions are turned round; from the second on, none.
     """
 
-    def __init__(self, frames: int | Sequence[float], scale: int = 1, length: int = 1_000_000, seed: int = 0):
+    bent_share = 0.75
+
+    def __init__(
+        self,
+        frames: int | Sequence[float],
+        scale: int = 1,
+        length: int = 1_000_000,
+        seed: int = 0,
+        bend: float = 0.0,
+        forward: Sequence[int] = (),
+    ):
         count = frames if isinstance(frames, int) else len(frames)
         if not 1 <= count <= world.NUM_FRAMES:
             raise ValueError(f"`frames` must be 1 to {world.NUM_FRAMES} frames of the world, got {count}")
@@ -266,85 +289,50 @@ class WorldDataset:
         if length < 1:
             raise ValueError(f"`length` must be 1 or more, got {length}")
         self.frames, self.scale, self.length, self.seed = frames, scale, length, seed
+        self.bend, self.forward, self.turned = bend, forward, 0.0
 
     def __len__(self) -> int:
         return self.length
 
     def stills(self) -> "WorldDataset":
         """The same scenes, a single frame of each: for batches of images among those of clips."""
-        return WorldDataset(1, self.scale, self.length, self.seed)
+        return self._changed(frames=1)
+
+    def bent(self, bend: float) -> "WorldDataset":
+        """The same scenes with other bends."""
+        return self._changed(bend=bend)
+
+    def at(self, step: int) -> "WorldDataset":
+        """The dataset of an optimiser step."""
+        if not self.forward:
+            return self
+        first, last = self.forward
+        return self._changed(turned=0.95 * min(1.0, max(0.0, (last - step) / (last - first))))
+
+    def _changed(self, **values: object) -> "WorldDataset":
+        other = copy(self)
+        vars(other).update(values)
+        return other
 
     def item(self, index: int) -> tuple[world.Scene, str]:
         """The scene and the caption of an item."""
         rng = np.random.default_rng((self.seed, index, 0, 0, 2))
         attributes = world.sample_attributes(rng)
+        if attributes.motion in FORWARD and self.turned and rng.random() < self.turned:
+            turned = replace(attributes, motion=FORWARD[attributes.motion])
+            attributes = attributes if world.is_held_out(turned) else turned
         return world.sample_scene(attributes, rng), world.vary_caption(attributes, rng)
 
     def clip(self, index: int, rng: np.random.Generator) -> Clip:
-        """A clip of one scene; the start of a run of frames comes from `rng`."""
+        """A clip of one scene; the start of a run of frames, and bends, come from `rng`."""
         scene, caption = self.item(index)
         if isinstance(self.frames, int):
             start = int(rng.integers(world.NUM_FRAMES - self.frames + 1))
             times: Sequence[float] = range(start, start + self.frames)
         else:
             times = self.frames
-        return Clip(frames=world.render([scene], times, self.scale)[0] * 2 - 1, caption=caption)
-
-
-FORWARD = {"moving left": "moving right", "moving up": "moving down", "shrinking": "growing"}
-
-
-class WorldClips:
-    """Random clips of training combinations of the synthetic world.
-
-    Args:
-        scale: pixels per unit (1, 4 or 8: the native sizes of the keyframe, super-resolution and refinement stages).
-    """
-
-    def __init__(self, scale: int = 1):
-        self.scale = scale
-        self.forward_bias = 0.0
-
-    def scenes(self, count: int, rng: np.random.Generator) -> list[world.Scene]:
-        """Random scenes whose combination is not held out; a share `forward_bias` of backward motions is turned."""
-        scenes: list[world.Scene] = []
-        while len(scenes) < count:
-            attributes = world.sample_attributes(rng)
-            if attributes.motion in FORWARD and rng.random() < self.forward_bias:
-                attributes = replace(attributes, motion=FORWARD[attributes.motion])
-                if world.is_held_out(attributes):
-                    continue
-            scenes.append(world.sample_scene(attributes, rng))
-        return scenes
-
-    def batch(self, times: torch.Tensor, rng: np.random.Generator) -> ClipBatch:
-        """Clips at the given times (b, f)."""
-        scenes = self.scenes(len(times), rng)
-        frames = world.render(scenes, times, self.scale) * 2 - 1
-        return ClipBatch(
-            frames=frames.transpose(1, 2).contiguous(),
-            captions=[world.vary_caption(scene.attributes, rng) for scene in scenes],
-        )
-
-    def sample(self, times: Sequence[float], rng: np.random.Generator) -> Clip:
-        """One clip."""
-        batch = self.batch(torch.tensor([list(times)], dtype=torch.float32), rng)
-        return Clip(frames=batch["frames"][0].transpose(0, 1), caption=batch["captions"][0])
-
-    def keyframes(self, count: int, rng: np.random.Generator) -> ClipBatch:
-        """The eight keyframes of each clip."""
-        return self.batch(torch.tensor(world.KEYFRAME_TIMES, dtype=torch.float32).expand(count, -1), rng)
-
-    def windows(self, count: int, frames: int, rng: np.random.Generator) -> ClipBatch:
-        """Runs of `frames` neighbouring frames, starting anywhere."""
-        start = torch.from_numpy(rng.integers(0, world.NUM_FRAMES - frames + 1, (count, 1)))
-        return self.batch((start + torch.arange(frames)).float(), rng)
-
-    def stills(self, count: int, rng: np.random.Generator) -> ClipBatch:
-        """Single frames: clips of length one, at random times."""
-        return self.batch(torch.from_numpy(rng.uniform(0, world.NUM_FRAMES - 1, (count, 1))).float(), rng)
-
-
-def area_downsample(frames: torch.Tensor, factor: int) -> torch.Tensor:
-    """(b, c, f, h, w) -> (b, c, f, h / factor, w / factor), by averaging."""
-    return F.avg_pool3d(frames, (1, factor, factor))
+        clip = Clip(frames=world.render([scene], times, self.scale)[0] * 2 - 1, caption=caption)
+        if self.bend and rng.random() < self.bent_share:
+            bend = world.sample_bend(self.bend * rng.random(), rng)
+            clip["shown"] = world.render([scene], times, self.scale, bend=[bend])[0] * 2 - 1
+        return clip

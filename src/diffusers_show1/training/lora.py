@@ -26,15 +26,14 @@ import yaml
 from torch import nn
 
 from ..clips.files import replacing
-from .config import ConfigError, TrainConfig, apply_override, build, build_section, number, read_recipe, recipe_path
+from ..learning.options import ConfigError, TrainConfig, checked, number
+from .config import apply_override, build, build_section, read_recipe, recipe_path
 from .loop import whole
 from .trainer import Trainer
 
 
-RECIPES = Path(__file__).parent / "recipes" / "lora"
-
-
-@dataclass(frozen=True, kw_only=True)
+@checked
+@dataclass(kw_only=True)
 class LoraConfig:
     """The adapter.
 
@@ -62,7 +61,7 @@ def load_lora_config(name: str | Path, overrides: Iterable[str] = ()) -> tuple[T
     Raises:
         ConfigError: one that names the key, what is allowed, and the value.
     """
-    values = read_recipe(recipe_path(name, RECIPES))
+    values = read_recipe(recipe_path(name, "lora"))
     for override in overrides:
         apply_override(values, override)
     lora = build_section(LoraConfig, values.pop("lora", {}), "lora.")
@@ -87,11 +86,12 @@ class LoraTrainer(Trainer):
     def __init__(
         self, config: TrainConfig, lora: LoraConfig, folder: Path, echo: Callable[[str], None] = print
     ) -> None:
-        self.lora = lora
         super().__init__(config, folder, echo)
+        self.lora = lora
+        self._check_adapter()
         from peft import LoraConfig as PeftConfig
 
-        unet = self.task.unet
+        unet = self.task.network
         layers = temporal_layers(unet)
         if not layers:
             raise ConfigError(f"`model.path` must have temporal attentions, got {config.model.path!r}, without any")
@@ -99,8 +99,7 @@ class LoraTrainer(Trainer):
         torch.manual_seed(config.run.seed)
         unet.add_adapter(PeftConfig(r=lora.rank, lora_alpha=lora.alpha or lora.rank, target_modules=layers))
 
-    def _check_folder(self) -> None:
-        super()._check_folder()
+    def _check_adapter(self) -> None:
         saved = self.folder / "lora.yaml"
         if saved.exists() and (old := yaml.safe_load(saved.read_text(encoding="utf-8"))) != self._section():
             raise ConfigError(
@@ -125,7 +124,7 @@ class LoraTrainer(Trainer):
         with self.training.averaged() as unet:
             layers = {name: whole(value) for name, value in get_peft_model_state_dict(unet).items()}
         if self.accelerator.is_main_process:
-            settings = self.task.unet.peft_config["default"].to_dict()
+            settings = self.task.network.peft_config["default"].to_dict()
             with replacing(self.folder / "export") as path:
                 self.task.pipeline_class.save_lora_weights(
                     path, unet_lora_layers=layers, unet_lora_adapter_metadata=settings

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..clips.files import replacing, save_video, to_uint8
-from ..families.show1.unet import Show1UNet3DConditionModel
 
 
 # --- metrics ---------------------------------------------------------------------------------------------------------
@@ -122,7 +121,7 @@ class _Kept(dict):
         return sum(storage.nbytes() for place, storage in self.items() if place not in without)
 
 
-def activation_bytes(unet: Show1UNet3DConditionModel, example: Callable[[], dict[str, Tensor]]) -> int:
+def activation_bytes(unet: nn.Module, example: Callable[[], dict[str, Tensor]]) -> int:
     """Bytes that a forward pass in float32 keeps for the backward pass, counted tensor by tensor.
 
     Nothing is computed and no memory taken: the pass goes through a copy of fake tensors. With gradient checkpointing
@@ -145,7 +144,7 @@ def activation_bytes(unet: Show1UNet3DConditionModel, example: Callable[[], dict
         return out
 
     with FakeTensorMode(), torch.enable_grad():
-        copy = Show1UNet3DConditionModel.from_config(unet.config)
+        copy = type(unet).from_config(unet.config)
         weights = list(copy.parameters())
         if unet.is_gradient_checkpointing:
             copy.enable_gradient_checkpointing(block)
@@ -161,28 +160,29 @@ def count_parameters(module: nn.Module) -> tuple[int, int]:
 
 
 def memory_estimate(
-    unet: Show1UNet3DConditionModel,
+    unet: nn.Module,
     frozen: Sequence[nn.Module],
-    example: Callable[[], dict[str, Tensor]],
+    example: Callable[[], dict[str, Tensor] | None],
     clips: int,
     optimiser: str,
     shards: int = 1,
 ) -> dict[str, int]:
-    """Bytes on each process by kind: all but `activations` follow from the numbers of parameters.
+    """Bytes on each process by kind: all but `activations` follow from the numbers of parameters, and those are left
+    out where there is no example of the network's inputs.
 
     Args:
         clips: how many go through the network at once.
         shards: processes that share the network's weights, gradients, optimiser and average (FSDP).
     """
     trained, still = count_parameters(unet)
-    return {
+    parts = {
         "weights": 4 * (trained + still) // shards,
         "gradients": 4 * trained // shards,
         "optimiser": (2 if optimiser == "adamw8bit" else 8) * trained // shards,
         "average": 4 * trained // shards,
-        "text encoder and VAE": sum(p.numel() * p.element_size() for each in frozen for p in each.parameters()),
-        "activations": clips * activation_bytes(unet, example),
+        "what is frozen": sum(p.numel() * p.element_size() for each in frozen for p in each.parameters()),
     }
+    return parts if example() is None else parts | {"activations": clips * activation_bytes(unet, example)}
 
 
 def readable(count: float) -> str:

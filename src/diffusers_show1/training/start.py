@@ -17,17 +17,13 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..families.show1.unet import AddedKVAttention, Show1UNet3DConditionModel, SpatialTransformer
+from ..families import all_families, family_of
+from ..learning.task import saved_config
 
 
 KINDS = ("scratch", "image", "network")
-CLASSES = {
-    "UNet2DConditionModel": "image",
-    "UNet3DConditionModel": "network",  # the published repositories, and ModelScope's
-    "Show1UNet3DConditionModel": "network",
-}
 # Parameters that may be larger than the source's, and the axis along which zeros are put behind the source's values.
 GROWING = {"conv_in.weight": 1, "conv_out.weight": 0, "conv_out.bias": 0}
 
@@ -43,7 +39,7 @@ class Start:
         fresh: parameters that the source does not have.
     """
 
-    unet: Show1UNet3DConditionModel
+    unet: Any
     copied: tuple[str, ...]
     extended: tuple[str, ...]
     fresh: tuple[str, ...]
@@ -59,18 +55,23 @@ class Start:
 
 
 def start_unet(
-    kind: str, source: str | Path | Mapping[str, Any], subfolder: str | None = None, **changes: Any
+    kind: str,
+    source: str | Path | Mapping[str, Any],
+    subfolder: str | None = None,
+    network: type | None = None,
+    **changes: Any,
 ) -> Start:
     """The network that a training begins with.
 
     Args:
         kind: `"scratch"`: random weights (from torch's global generator; temporal layers are the identity).
-            `"image"`: an image UNet of diffusers, inflated by `Show1UNet3DConditionModel.from_2d`. `"network"`: a
-            video network, of the stage before or of a saved run.
+            `"image"`: an image UNet of diffusers, inflated by the network's `from_2d`. `"network"`: a network, of the
+            stage before or of a saved run.
         source: a folder that `save_pretrained` wrote, of a network or of a pipeline, or the name of a repository on
             the Hub; with "scratch" also a config as a mapping or a .json file.
         subfolder: the network's place in `source`; by default `source` itself or else `unet`. In a cascade's folder it
             is `base_unet` and so on.
+        network: its class; by default `Show1UNet3DConditionModel`.
         changes: values of the config in which the new network differs from the source. Carrying weights over allows
             for `in_channels` (the new ones, behind the old, get zero weights: the network ignores them at first) and
             `out_channels` (likewise: a variance that is added starts in the middle of its range), for
@@ -87,16 +88,17 @@ def start_unet(
     """
     if kind not in KINDS:
         raise ValueError(f"`kind` must be one of {KINDS}, got {kind!r}.")
-    known = Show1UNet3DConditionModel._get_init_keys(Show1UNet3DConditionModel)
+    network = network or _first_network()
+    known = network._get_init_keys(network)
     if unknown := sorted(set(changes) - known):
         raise ValueError(
             f"`changes` must be values of the network's config, got {unknown}; there are {sorted(known)}."
         )
-    config, place = _find(source, subfolder)
+    config, place = _find(network, source, subfolder)
     if kind == "scratch":
         if unknown := sorted(key for key in set(config) - known if not key.startswith("_")):
             raise ValueError(f"`source` must hold a network's config, got {unknown}; there are {sorted(known)}.")
-        unet = Show1UNet3DConditionModel.from_config({**config, **changes})
+        unet = network.from_config({**config, **changes})
         return Start(unet.eval(), (), (), tuple(unet.state_dict()))
 
     if not place:
@@ -104,21 +106,43 @@ def start_unet(
             f"`source` must be a folder or a repository on the Hub for {kind!r}: a config has no weights."
         )
     found = config.get("_class_name")
-    if CLASSES.get(found) != kind:
-        raise ValueError(
-            f"`source` must hold {' or '.join(name for name in CLASSES if CLASSES[name] == kind)} for {kind!r}, "
-            f"got {found} in {source}."
-        )
+    if found not in (wanted := _readable(kind, network)):
+        raise ValueError(f"`source` must hold {' or '.join(wanted)} for {kind!r}, got {found} in {source}.")
     if kind == "image":
         image = UNet2DConditionModel.from_pretrained(**place, torch_dtype=torch.float32)
-        unet, given = Show1UNet3DConditionModel.from_2d(image), set(image.state_dict())
+        unet, given = network.from_2d(image), set(image.state_dict())
     else:
-        unet = Show1UNet3DConditionModel.from_pretrained(**place, torch_dtype=torch.float32)
+        unet = network.from_pretrained(**place, torch_dtype=torch.float32)
         given = set(unet.state_dict())
     return _carry_over(unet, given, changes)
 
 
-def _find(source: str | Path | Mapping[str, Any], subfolder: str | None) -> tuple[dict[str, Any], dict[str, str]]:
+def grow(network: nn.Module, changes: Mapping[str, Any]) -> nn.Module:
+    """`network` in float32 with a config that differs by `changes`; what is new in it computes nothing.
+
+    Raises:
+        ValueError: a parameter that can't be carried over, as in `start_unet`.
+    """
+    return _carry_over(network, set(network.state_dict()), changes).unet
+
+
+def _first_network() -> Any:
+    family = all_families()[0]
+    return family.load(family.networks[0])
+
+
+def _readable(kind: str, network: type) -> tuple[str, ...]:
+    """The classes whose weights `network` can begin with."""
+    if kind == "image":
+        return ("UNet2DConditionModel",)
+    family = family_of(network.__name__)
+    foreign = () if family is None or family.published_network is None else family.published_network[1:]
+    return (*foreign, network.__name__)
+
+
+def _find(
+    network: Any, source: str | Path | Mapping[str, Any], subfolder: str | None
+) -> tuple[dict[str, Any], dict[str, str]]:
     """The config at `source`, and the arguments of `from_pretrained` that lead there."""
     if isinstance(source, Mapping):
         return dict(source), {}
@@ -135,13 +159,13 @@ def _find(source: str | Path | Mapping[str, Any], subfolder: str | None) -> tupl
     elif path.is_absolute() or len(path.parts) != 2:
         raise ValueError(f"`source` must be a folder or the name of a repository on the Hub, got {str(source)!r}.")
     place = {"pretrained_model_name_or_path": str(source), "subfolder": "unet" if subfolder is None else subfolder}
-    return dict(Show1UNet3DConditionModel.load_config(**place)), place
+    return dict(network.load_config(**place)), place
 
 
-def _carry_over(source: Show1UNet3DConditionModel, given: set[str], changes: Mapping[str, Any]) -> Start:
+def _carry_over(source: Any, given: set[str], changes: Mapping[str, Any]) -> Start:
     """`source` as it is, or its weights in a network whose config differs by `changes`; `given` are the known ones."""
     changed = [key for key, value in changes.items() if _plain(source.config[key]) != _plain(value)]
-    unet = Show1UNet3DConditionModel.from_config({**source.config, **changes}) if changed else source
+    unet = type(source).from_config({**saved_config(source), **changes}) if changed else source
     old, new = source.state_dict(), unet.state_dict()
 
     carried: dict[str, Tensor] = {}
@@ -175,19 +199,22 @@ def _may_be_new(name: str) -> bool:
     return name.startswith("class_embedding.") or ".attentions." in name or ".temp_attentions." in name
 
 
-def _silence(unet: Show1UNet3DConditionModel, fresh: set[str]) -> None:
-    """Zeros in the last layer of whatever is new: it computes nothing, but is not dead."""
+def _silence(unet: nn.Module, fresh: set[str]) -> None:
+    """Zeros in the last layer of whatever is new (the outermost module that has one): it computes nothing, but is not
+    dead. A new temporal attention is the identity as it is made, by zeros in the same place."""
+    silent: tuple[str, ...] = ()
     for name, module in unet.named_modules():
-        if not any(parameter.startswith(f"{name}.") for parameter in fresh):
+        if not name or name.startswith(silent) or not any(parameter.startswith(f"{name}.") for parameter in fresh):
             continue
-        if isinstance(module, AddedKVAttention):
-            last = module.to_out[0]
-        elif isinstance(module, SpatialTransformer):
-            last = module.proj_out
-        elif name == "class_embedding":
+        if name == "class_embedding":
             last = getattr(module, "linear_2", module)
-        else:  # a new temporal attention is the identity as it is made
+        elif hasattr(module, "proj_out"):
+            last = module.proj_out
+        elif hasattr(module, "to_out"):
+            last = module.to_out[0]
+        else:
             continue
+        silent = (*silent, f"{name}.")
         for parameter in last.parameters():
             torch.nn.init.zeros_(parameter)
 

@@ -1,25 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenisers and frozen text encoders of the tiny cascade.
+"""Tokenisers and text encoders of the synthetic world's captions, which stay frozen from then on.
 
 As in the paper the text encoders are trained before, and frozen during, the video stages. T5-XXL and CLIP learned
 language from the web; their tiny stand-ins learn it by naming the attributes of a caption.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
+from ..learning.options import Objective, TrainConfig, checked, number, refuse
+from ..learning.task import Lesson, Source, Task
 from ..tiny import world
-from .data import step_rng
 
 
-T5_TOKENS = 32
-CLIP_TOKENS = 32
 ATTRIBUTE_WORDS = {
     "colour": tuple(world.COLOURS),
     "shape": world.SHAPES,
@@ -45,7 +46,7 @@ WORDS = sorted(
 )
 
 
-def train_t5_tokenizer(vocab_size: int = 200) -> T5Tokenizer:
+def train_t5_tokenizer(vocab_size: int = 200, tokens: int = 32) -> T5Tokenizer:
     """A sentencepiece unigram model: every world word is one piece, and smaller pieces spell the rest of ASCII."""
     import sentencepiece
 
@@ -65,10 +66,10 @@ def train_t5_tokenizer(vocab_size: int = 200) -> T5Tokenizer:
             bos_id=-1,
             minloglevel=2,
         )
-        return T5Tokenizer.from_pretrained(folder, extra_ids=0, model_max_length=T5_TOKENS)
+        return T5Tokenizer.from_pretrained(folder, extra_ids=0, model_max_length=tokens)
 
 
-def train_clip_tokenizer(vocab_size: int = 700) -> CLIPTokenizer:
+def train_clip_tokenizer(vocab_size: int = 700, tokens: int = 32) -> CLIPTokenizer:
     """A byte-level BPE in CLIP's format, with merges learned from captions."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
@@ -86,7 +87,7 @@ def train_clip_tokenizer(vocab_size: int = 700) -> CLIPTokenizer:
     pieces = alphabet + [byte + "</w>" for byte in alphabet] + ["".join(pair) for pair in merges]
     pieces += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=CLIP_TOKENS)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=tokens)
 
 
 def encode(
@@ -106,42 +107,31 @@ def encode(
     return encoder(ids).last_hidden_state
 
 
-def make_t5_encoder(tokenizer: T5Tokenizer) -> T5EncoderModel:
-    """A T5 encoder of width 64."""
+def make_t5_encoder(tokenizer: T5Tokenizer, **config: Any) -> T5EncoderModel:
+    """A T5 encoder of the tokeniser's vocabulary, without its decoder."""
     return T5EncoderModel(
-        T5Config(
-            vocab_size=len(tokenizer),
-            d_model=64,
-            d_kv=16,
-            d_ff=128,
-            num_layers=2,
-            num_heads=4,
-            feed_forward_proj="gated-gelu",
-            relative_attention_num_buckets=16,
-            relative_attention_max_distance=32,
-            dropout_rate=0.0,
-            is_encoder_decoder=False,
-            use_cache=False,
-        )
+        T5Config(vocab_size=len(tokenizer), is_encoder_decoder=False, use_cache=False, **config),
     )
 
 
-def make_clip_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """A CLIP text encoder of width 32."""
+def make_clip_encoder(tokenizer: CLIPTokenizer, **config: Any) -> CLIPTextModel:
+    """A CLIP text encoder of the tokeniser's vocabulary and length."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=CLIP_TOKENS,
-            projection_dim=32,
+            max_position_embeddings=tokenizer.model_max_length,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
+            **config,
         )
     )
+
+
+KINDS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "t5": (train_t5_tokenizer, make_t5_encoder),
+    "clip": (train_clip_tokenizer, make_clip_encoder),
+}
 
 
 class AttributeReader(torch.nn.Module):
@@ -164,13 +154,10 @@ class AttributeReader(torch.nn.Module):
         pooled = encode(self.tokenizer, self.encoder, captions).mean(dim=1)
         return {name: head(pooled) for name, head in self.heads.items()}
 
-    def loss_at(self, step: int, seed: int = 11, batch_size: int = 64) -> torch.Tensor:
-        """Cross entropy of all attributes on training captions."""
-        rng, _ = step_rng(seed, step)
-        scenes = [world.sample_attributes(rng) for _ in range(batch_size)]
-        captions = [world.vary_caption(attributes, rng) for attributes in scenes]
+    def forward(self, captions: Sequence[str]) -> torch.Tensor:
+        """Cross entropy of all attributes, ()."""
         parsed = [world.parse_caption(caption) for caption in captions]
-        total = torch.zeros(())
+        total = torch.zeros((), device=self.encoder.device)
         for name, logits in self.logits(captions).items():
             words = ATTRIBUTE_WORDS[name]
             target = [len(words) if getattr(p, name) is None else words.index(getattr(p, name)) for p in parsed]
@@ -187,3 +174,80 @@ class AttributeReader(torch.nn.Module):
             answers = [words[index] for index in logits.argmax(dim=-1)]
             right &= torch.tensor([answer == getattr(p, name) for answer, p in zip(answers, parsed, strict=True)])
         return right.float().mean().item()
+
+
+class WorldCaptions:
+    """Captions of training combinations of the world, with frames of no size: nothing is drawn."""
+
+    def __len__(self) -> int:
+        return 1_000_000
+
+    def clip(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """A caption; it comes from `rng` alone."""
+        return {"frames": torch.empty(1, 3, 0, 0), "caption": world.vary_caption(world.sample_attributes(rng), rng)}
+
+
+@checked
+@dataclass(kw_only=True)
+class TextObjective(Objective):
+    """Naming the attributes of captions.
+
+    Args:
+        encoder: its kind.
+        vocab_size: most pieces of the tokeniser.
+        tokens: length of a text.
+    """
+
+    caption_dropout: float = number(0.0, least=0, most=0)
+    encoder: Literal["t5", "clip"]
+    vocab_size: int = number(least=64, most=2**16)
+    tokens: int = number(32, least=8, most=77)
+
+
+class TextTask(Task):
+    """Comes out as the folders `tokenizer` and `text_encoder`; `model.config` is the encoder's."""
+
+    stage = "text"
+    objective = TextObjective
+
+    def __init__(self, config: TrainConfig, device: torch.device, source: Source):
+        super().__init__(config, device, source)
+        train_tokenizer, _ = KINDS[config.objective.encoder]
+        self.tokenizer = train_tokenizer(config.objective.vocab_size, config.objective.tokens)
+        torch.manual_seed(config.run.seed)
+        self.network, self.start = self.plain(), f"a {config.objective.encoder} encoder from nothing"
+
+    @classmethod
+    def check(cls, config: TrainConfig) -> None:
+        super().check(config)
+        if config.model.start != "scratch":
+            refuse("model.start", config.model.start, "scratch for text")
+        if config.data.kind != "world" or config.data.frames != 1:
+            refuse("data.kind", config.data.kind, "world for text, with data.frames 1")
+        if config.validation.prompts:
+            refuse("validation.prompts", config.validation.prompts, "empty for text, which makes no videos")
+
+    def dataset(self) -> WorldCaptions:
+        return WorldCaptions()
+
+    def loss(self, network: torch.nn.Module, lesson: Lesson) -> torch.Tensor:
+        return network(lesson.captions)
+
+    def measure(self, network: torch.nn.Module, frames: torch.Tensor, captions: Sequence[str]) -> dict[str, float]:
+        """Share of captions of held-out combinations that are read right."""
+        return {"validation_right": network.accuracy(world.held_out_prompts(96))}
+
+    def plain(self) -> AttributeReader:
+        _, make_encoder = KINDS[self.config.objective.encoder]
+        try:
+            encoder = make_encoder(self.tokenizer, **self.config.model.config)
+        except (TypeError, ValueError, AttributeError) as error:
+            refuse("model.config", self.config.model.config, f"the config of a text encoder ({error})")
+        return AttributeReader(self.tokenizer, encoder)
+
+    def save(self, network: torch.nn.Module, folder: Path, with_text_encoder: bool = True) -> None:
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_truncation()  # as set by the last call
+        backend.no_padding()
+        self.tokenizer.save_pretrained(folder / "tokenizer")
+        network.encoder.save_pretrained(folder / "text_encoder")

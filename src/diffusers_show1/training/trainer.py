@@ -7,7 +7,7 @@ The folder of a run:
     metrics.jsonl           a line per logged step, and per validation
     checkpoints/step-...    where the same command goes on
     validation/step-...     videos, their grid and captions
-    export/                 the stage with the averaged weights, for `from_pretrained`
+    export/                 what was trained, with the averaged weights, for `from_pretrained`
 """
 
 from __future__ import annotations
@@ -24,14 +24,17 @@ from torch import Tensor, nn
 
 from ..clips.files import replacing
 from ..clips.metrics import psnr
-from ..families.show1.unet import Show1UNet3DConditionModel
+from ..learning.options import ConfigError, TrainConfig
+from ..learning.task import Task
 from .batches import Batches, StepBatch
+from .catalogue import task_of
 from .checkpoint import checkpoints, read_checkpoint, write_checkpoint
-from .config import ConfigError, TrainConfig, build, differences, flatten, load_config, parse_yaml, to_dict, to_yaml
+from .config import build, differences, flatten, load_config, parse_yaml, to_dict, to_yaml
 from .data import choose
 from .loop import FitOptions, Interrupted, StepReport, Training, whole
 from .report import Metrics, count_parameters, grid, memory_estimate, readable, save_picture, save_videos
-from .tasks import TASKS, Task
+from .source import DTYPES, Source
+from .start import grow
 
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -60,9 +63,10 @@ class Trainer:
         )
         self.echo = echo if self.accelerator.is_main_process else _silent
         self._check_processes()
-        self._check_folder()
-        self.batches = Batches(config, self.accelerator)
-        self.task: Task = TASKS[config.stage](config, self.accelerator.device)
+        self.check_folder(config, folder)
+        device = self.accelerator.device
+        self.task: Task = task_of(config.stage, config.family)(config, device, Source(config, device))
+        self.batches = Batches(config, self.accelerator, self.task.dataset())
         self.true_clips = self._true_clips()
 
     # --- checks ------------------------------------------------------------------------------------------------------
@@ -80,15 +84,17 @@ class Trainer:
         if kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA):
             raise ConfigError(f"`distributed_type` of accelerate must be NO, MULTI_* or FSDP, got {kind.value}")
 
-    def _check_folder(self) -> None:
-        saved = self.folder / "config.yaml"
+    @staticmethod
+    def check_folder(config: TrainConfig, folder: Path) -> None:
+        """That a folder is new, or holds a run of the same recipe. Raises `ConfigError`."""
+        saved = folder / "config.yaml"
         if not saved.exists():
             return
         old = build(parse_yaml(saved.read_text(encoding="utf-8"), str(saved)))
-        if changed := differences(old, self.config):
+        if changed := differences(old, config):
             raise ConfigError(
-                f"`--output` must be a new folder or hold a run of the same recipe, got {str(self.folder)!r}, whose "
-                f"recipe differs ({'; '.join(changed)})"
+                f"`--output` must be a new folder or hold a run of the same recipe, got {str(folder)!r}, whose recipe "
+                f"differs ({'; '.join(changed)})"
             )
 
     def _true_clips(self) -> tuple[Tensor, list[str]] | None:
@@ -116,7 +122,7 @@ class Trainer:
         """
         config, accelerator = self.config, self.accelerator
         self.echo(f"{self.task.stage}: {self.task.start}")
-        self.training = Training(self.task.unet, fit_options(config), accelerator)
+        self.training = Training(self.task.network, fit_options(config), accelerator)
         if accelerator.is_main_process and not (self.folder / "config.yaml").exists():
             with replacing(self.folder / "config.yaml") as path:
                 path.write_text(to_yaml(config), encoding="utf-8")
@@ -227,69 +233,80 @@ class Trainer:
         self._last_validated = self.training.step
         if not self.config.validation.prompts and self.true_clips is None:
             return
-        with self.training.averaged() as unet:
-            true, captions = self.true_clips or (None, list(self.config.validation.prompts))
-            given = None if true is None else self.task.given(true)
-            generators = [
-                torch.Generator().manual_seed(self.config.validation.seed + index) for index in range(len(captions))
-            ]
-            options = self.task.call_options() | self.config.validation.options
-            inputs = {} if given is None else {"frames": given, "input_type": "latent"}
+        true, captions = self.true_clips or (None, list(self.config.validation.prompts))
+        given = None if true is None else self.task.given(true)
+        generators = [
+            torch.Generator().manual_seed(self.config.validation.seed + index) for index in range(len(captions))
+        ]
+        options = self.task.call_options() | self.config.validation.options
+        inputs = {} if given is None else {"frames": given, "input_type": "latent"}
+        with self.training.averaged() as network:
+            figures = {} if true is None else dict(self.task.measure(network, true, captions))
             try:
-                made = self.task.pipeline(unet)(
-                    prompt=captions, generator=generators, output_type="pt", **inputs, **options
-                ).frames
+                made = self.task.videos(network, prompt=captions, generator=generators, **inputs, **options)
             except (ValueError, TypeError) as error:
                 raise ConfigError(
                     f"`validation.options` must fit the pipeline's call, got {options}: {error}"
                 ) from error
-        made = made.transpose(1, 2).float().cpu() * 2 - 1
         if not self._main:
             return
         folder = self.folder / "validation" / f"step-{self.training.step:08d}"
-        shown = None if given is None else true
-        save_videos(folder, made, captions, self.config.data.fps, given, shown)
-        if shown is not None:
-            self._log(self.training.step, {"validation_psnr": psnr(made / 2 + 0.5, shown / 2 + 0.5)})
-        self.echo(f"validation: {folder / 'grid.png'}")
+        if made is not None:
+            made = made.transpose(1, 2).float().cpu() * 2 - 1
+            shown = None if given is None else true
+            save_videos(folder, made, captions, self.config.data.fps, given, shown)
+            if shown is not None:
+                figures["validation_psnr"] = psnr(made / 2 + 0.5, shown / 2 + 0.5)
+        if figures:
+            self._log(self.training.step, figures)
+        told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        self.echo(f"validation: {told if made is None else folder / 'grid.png'}")
 
     def export(self) -> None:
-        """Write the stage with the averaged weights to `export/`."""
-        with self.training.averaged() as unet:
-            weights = {name: whole(value) for name, value in unet.state_dict().items()}
+        """Write the averaged weights to `export/`, as what `from_pretrained` reads."""
+        config, task = self.config, self.task
+        with self.training.averaged() as network:
+            weights = {name: whole(value) for name, value in network.state_dict().items()}
         if self._main:
             # A network of its own: the one in training may be sharded, and wrapped.
-            plain = Show1UNet3DConditionModel.from_config(self.task.unet.config)
+            plain = task.plain()
             plain.load_state_dict(weights)
-            pipe = self.task.pipeline(plain, self.config.run.export_text_encoder)
+            task.finish(plain, None if self.true_clips is None else self.true_clips[0])
+            if config.model.grow:
+                torch.manual_seed(config.run.seed)
+                plain = grow(plain, config.model.grow)
+            nn.Module.to(plain, DTYPES[config.run.export_dtype])  # diffusers' own warns of what is meant here
             with replacing(self.folder / "export") as path:
-                pipe.save_pretrained(path)
+                task.save(plain, path, config.run.export_text_encoder)
         self.accelerator.wait_for_everyone()
 
     def dry_run(self) -> None:
         """Say what the run would be, and draw its first batch; nothing is trained."""
         run, task = self.config.run, self.task
-        trained, frozen = count_parameters(task.unet)
+        trained, frozen = count_parameters(task.network)
         self.echo(f"{task.stage}: {task.start}")
         self.echo(f"network: {trained:,} parameters trained, {frozen:,} frozen")
         batch = next(self.batches(0))
-        size = "x".join(str(side) for side in batch.clips["frames"].shape[2:])
+        count, _, *size = batch.clips["frames"].shape
+        processes = self.accelerator.num_processes
         self.echo(
-            f"batch: {run.batch_size} clips of {size} (frames x height x width) for {self.accelerator.num_processes} "
-            f"processes, each in {run.accumulation} parts; {run.steps} steps"
+            f"batch: {count * processes} clips of {'x'.join(map(str, size))} (frames x height x width) for "
+            f"{processes} processes, each in {run.accumulation} parts; {run.steps} steps"
         )
-        stills = [component for component in task.components.values() if isinstance(component, nn.Module)]
         at_once = run.batch_size // self.accelerator.num_processes // run.accumulation
         sharded = self.accelerator.num_processes if self.accelerator.is_fsdp2 else 1
-        parts = memory_estimate(task.unet, stills, task.example, at_once, self.config.optimizer.kind, sharded)
+        parts = memory_estimate(
+            task.network, task.frozen(), task.example, at_once, self.config.optimizer.kind, sharded
+        )
         self.echo(
             f"memory a process, estimated: {readable(sum(parts.values()))} ("
             + ", ".join(f"{name} {readable(value)}" for name, value in parts.items())
             + "; activations counted on a forward pass in float32)"
         )
-        if self._main:
-            save_picture(grid(list(batch.clips["frames"][:8])), self.folder / "first_batch.png")
-        self.echo(f"first batch: {self.folder / 'first_batch.png'}")
+        if batch.clips["frames"].numel():
+            if self._main:
+                save_picture(grid(list(batch.clips["frames"][:8])), self.folder / "first_batch.png")
+            self.echo(f"first batch: {self.folder / 'first_batch.png'}")
         for caption in batch.clips["captions"][:8]:
             self.echo(f"  {caption}")
 

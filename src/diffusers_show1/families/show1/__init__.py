@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ...ladder.family import Family, Repository
 from ...tiny import TINY_PATH
 
@@ -41,7 +43,7 @@ FAMILY = Family(
     loader="checkpoints:load_published",
     checkpoints="checkpoints",
     tasks="tasks",
-    recipes="show1",
+    recipes=Path(__file__).parent / "recipes",
     cards="cards",
     bundles={
         "Show1UNet3DConditionModel": "unet_show1",

@@ -258,7 +258,7 @@ What it makes of any other sentence means nothing.
 """,
         training="Clips of a synthetic world that the package draws itself (`diffusers_show1.tiny.world`), with their "
         "exact captions. No\nrecorded picture or video, nobody's work, no person. Trained from scratch with "
-        "`python -m diffusers_show1.training`, text encoders included. None of the published weights is in it.\n",
+        "`show1 train tiny`, text encoders included. None of the published weights is in it.\n",
         results="tiny_quality.json",
         terms="Weights and code: Apache-2.0. See `LICENSE.md`.\n",
         licence_file="""\
