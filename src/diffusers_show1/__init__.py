@@ -20,9 +20,10 @@ from .hub import registration as _registration
 
 
 if TYPE_CHECKING:
-    from .clips.files import read_video, save_video
     from .clips.provenance import read_metadata
+    from .clips.reading import read_fps, read_video
     from .clips.watermark import detect_watermark, embed_watermark
+    from .clips.writing import save_video
     from .families.show1.cascade import Show1CascadePipeline
     from .families.show1.interpolation import Show1InterpolationPipeline
     from .families.show1.keyframes import Show1KeyframePipeline
@@ -55,9 +56,10 @@ _EXPORTS = {
     "VideoPipelineOutput": ".sampling.outputs",
     "detect_watermark": ".clips.watermark",
     "embed_watermark": ".clips.watermark",
+    "read_fps": ".clips.reading",
     "read_metadata": ".clips.provenance",
-    "read_video": ".clips.files",
-    "save_video": ".clips.files",
+    "read_video": ".clips.reading",
+    "save_video": ".clips.writing",
 }
 
 __all__ = [
@@ -78,6 +80,7 @@ __all__ = [
     "__version__",
     "detect_watermark",
     "embed_watermark",
+    "read_fps",
     "read_metadata",
     "read_video",
     "save_video",
