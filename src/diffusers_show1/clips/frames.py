@@ -47,13 +47,18 @@ def to_uint8(frames: np.ndarray | Sequence[Image]) -> np.ndarray:
     return np.rint(frames.astype(np.float32) * 255).clip(0, 255).astype(np.uint8)
 
 
-def upright(pixels: np.ndarray, matrix: Sequence[float]) -> tuple[np.ndarray, bool]:
+Matrix = tuple[float, float, float, float]
+"""(a, b, c, d) takes the pixel at (x, y), y downwards, to (a·x + c·y, b·x + d·y)."""
+
+AS_STORED: Matrix = (1, 0, 0, 1)
+
+
+def upright(pixels: np.ndarray, matrix: Matrix) -> tuple[np.ndarray, bool]:
     """A frame as it is to be shown: cameras write frames as the sensor lies, and how to turn and mirror them.
 
     Args:
         pixels: (h, w, 3) as stored.
-        matrix: (a, b, c, d), which takes the pixel at (x, y), y downwards, to (a·x + c·y, b·x + d·y): the linear part
-            of the display matrix in ISO/IEC 14496-12, 8.3.2. What is no turn by quarters is taken for the nearest.
+        matrix: what is no turn by quarters is taken for the nearest one.
 
     Returns:
         The pixels, (h, w, 3) or (w, h, 3), and whether height and width have changed places.
@@ -65,14 +70,21 @@ def upright(pixels: np.ndarray, matrix: Sequence[float]) -> tuple[np.ndarray, bo
     return np.ascontiguousarray(pixels[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]), turned
 
 
-def as_shown(frame: VideoFrame) -> tuple[np.ndarray, bool]:
-    """A decoded frame as (h, w, 3) uint8, `upright`, and whether height and width have changed places."""
-    pixels = frame.to_ndarray(format="rgb24")
-    found: Any = frame.side_data.get("DISPLAYMATRIX")
+def display_matrix(frame: VideoFrame) -> Matrix:
+    """How a decoded frame is to be shown: the linear part of the matrix in ISO/IEC 14496-12, 8.3.2.
+
+    The container says it once: one frame of a file is enough.
+    """
+    from av.video.reformatter import VideoReformatter
+
+    # Of a small copy, for PyAV ties a frame whose side data is asked for to itself: the frame would stay, with the
+    # threads that convert it, until garbage is collected, which hangs where that happens in a forked process.
+    copy = VideoReformatter().reformat(frame, width=16, height=16, format="gray")
+    found: Any = copy.side_data.get("DISPLAYMATRIX")
     if found is None:
-        return pixels, False
-    matrix = np.frombuffer(found, np.int32).reshape(3, 3)  # in the machine's own order of bytes
-    return upright(pixels, matrix[:2, :2].ravel().tolist())
+        return AS_STORED
+    a, b, _, c, d, *_ = np.frombuffer(found, np.int32).tolist()  # in the machine's own order of bytes
+    return a, b, c, d
 
 
 def check_pixels(path: str, width: int, height: int) -> None:

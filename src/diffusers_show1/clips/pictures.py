@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from .formats import EXIF_NAME, EXIF_ORIENTATION, picture_format
-from .frames import SMALL_ENOUGH, check_pixels, check_size, upright
+from .frames import AS_STORED, SMALL_ENOUGH, Matrix, check_pixels, check_size, upright
 from .timing import Timing, noted_in_gif, timing
 
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # The eight values of EXIF's orientation as the matrices of `upright`.
-_MATRICES = {
+_MATRICES: dict[int, Matrix] = {
     2: (-1, 0, 0, 1),
     3: (-1, 0, 0, -1),
     4: (1, 0, 0, -1),
@@ -57,8 +57,7 @@ def read_pictures(source: Path | BinaryIO, name: str) -> Iterator[tuple[np.ndarr
                 pixels = np.repeat(grey[..., None], 3, axis=2)
             else:
                 pixels = np.asarray(image.convert("RGB"))
-            matrix = _MATRICES.get(_tag(image, EXIF_ORIENTATION))
-            shown = upright(pixels, matrix)[0] if matrix else pixels
+            shown, _ = upright(pixels, _MATRICES.get(_tag(image, EXIF_ORIENTATION), AS_STORED))
         yield shown, _duration(image)
 
 

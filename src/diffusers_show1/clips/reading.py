@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .formats import FRAME_NAME, VIDEO_FILES_ONLY, picture_format
-from .frames import as_shown, check_pixels, check_size
+from .frames import check_pixels, check_size, display_matrix, upright
 from .pictures import picture_timing, read_pictures
 
 
 if TYPE_CHECKING:
-    from av import VideoStream
+    from av import VideoFrame, VideoStream
     from av.container import InputContainer
 
 
@@ -50,7 +50,7 @@ def read_video(path: str | os.PathLike[str]) -> np.ndarray:
         return _read_pictures(source)
     with _video(source) as (container, stream):
         check_pixels(str(source), stream.width, stream.height)
-        return _stack(str(source), (as_shown(frame)[0] for frame in container.decode(stream)))
+        return _stack(str(source), _shown(container.decode(stream)))
 
 
 def read_fps(path: str | os.PathLike[str]) -> float | None:
@@ -132,6 +132,13 @@ def _video(source: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             yield container, videos[0]
     except av.FFmpegError as error:
         raise ValueError(f"`path` must be a video that FFmpeg reads, got {path!r} ({error.strerror})") from error
+
+
+def _shown(frames: Iterable[VideoFrame]) -> Iterator[np.ndarray]:
+    matrix = None
+    for frame in frames:
+        matrix = matrix or display_matrix(frame)
+        yield upright(frame.to_ndarray(format="rgb24"), matrix)[0]
 
 
 def _stack(path: str, frames: Iterable[np.ndarray]) -> np.ndarray:

@@ -27,7 +27,7 @@ from av.stream import Disposition
 from PIL import Image
 
 from ..clips.formats import VIDEO_FILES_ONLY, picture_format
-from ..clips.frames import as_shown
+from ..clips.frames import display_matrix, upright
 from ..clips.pictures import picture_timing, read_pictures
 from ..clips.words import shorten
 from .data import TRIES, Clip, ClipBatch, SkipClip, SkipReport, UnreadableDataError, collate
@@ -396,10 +396,12 @@ class ClipFormat:
             # The packets that `_timestamps` left out stay out: one that is cut short stops the decoder.
             packets = (packet for packet in container.demux(stream) if not packet.is_corrupt)
             frames = (frame for packet in packets for frame in packet.decode())
+            matrix = None
             for number, frame in enumerate(frames):
+                matrix = matrix or display_matrix(frame)
                 key = number if by_number else frame.pts
                 if key is not None and key in wanted and not frame.is_corrupt:
-                    pixels, turned = as_shown(frame)
+                    pixels, turned = upright(frame.to_ndarray(format="rgb24"), matrix)
                     aspect = float(stream.sample_aspect_ratio or 1)
                     images[key] = self._fit(pixels, 1 / aspect if turned else aspect, at)
                     if key == wanted[-1]:
