@@ -19,8 +19,9 @@ import numpy as np
 from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image
 
-from diffusers_show1.clips.files import read_video, save_video
+from diffusers_show1.clips.reading import read_video
 from diffusers_show1.clips.watermark import _search, detect_watermark, embed_watermark
+from diffusers_show1.clips.writing import save_video
 from diffusers_show1.tiny import world
 
 

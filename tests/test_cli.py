@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from diffusers_show1 import __version__, cli
 from diffusers_show1.cli import machine, outputs, refusals, settings
 from diffusers_show1.cli.generate import KEYFRAME_FPS
-from diffusers_show1.clips.files import read_video
+from diffusers_show1.clips.reading import read_video
 
 
 PROMPT = "a red circle moving right on a white background"

@@ -12,15 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from diffusers_show1.clips.files import (
-    VIDEO_ENDINGS,
-    check_output_path,
-    output_ending,
-    read_video,
-    replacing,
-    save_video,
-    to_uint8,
-)
+from diffusers_show1.clips.files import check_output_path, output_ending, replacing
+from diffusers_show1.clips.formats import VIDEO_ENDINGS
+from diffusers_show1.clips.frames import to_uint8
+from diffusers_show1.clips.reading import read_video
+from diffusers_show1.clips.writing import save_video
 
 
 def smooth_clip(frames: int = 5, height: int = 64, width: int = 96) -> np.ndarray:

@@ -13,8 +13,9 @@ from PIL import Image, ImageColor
 
 from diffusers_show1 import cli
 from diffusers_show1.cli.inspection import FILES, find_clips
-from diffusers_show1.clips.files import read_video, save_video
 from diffusers_show1.clips.metrics import flicker
+from diffusers_show1.clips.reading import read_video
+from diffusers_show1.clips.writing import save_video
 from diffusers_show1.inspection import (
     contact_sheet,
     frame_plots,

@@ -19,8 +19,10 @@ from diffusers_show1 import cli
 from diffusers_show1.cli.generate import Clip, write_clip
 from diffusers_show1.cli.refusals import BadInput
 from diffusers_show1.cli.settings import Settings, read_record
-from diffusers_show1.clips.files import read_video, save_video
-from diffusers_show1.clips.provenance import EXIF_TAG, MAX_METADATA, PNG_KEYWORD, encode_metadata, read_metadata
+from diffusers_show1.clips.formats import EXIF_COMMENT, PNG_KEYWORD
+from diffusers_show1.clips.provenance import MAX_METADATA, encode_metadata, read_metadata
+from diffusers_show1.clips.reading import read_video
+from diffusers_show1.clips.writing import save_video
 
 from .test_frames import smooth_clip
 
@@ -122,7 +124,7 @@ def write_comment(path, comment: str) -> None:
         image.save(path, comment=comment)
     elif path.suffix == ".webp":
         exif = Image.Exif()
-        exif[EXIF_TAG] = comment
+        exif[EXIF_COMMENT] = comment
         image.save(path, exif=exif)
     elif path.suffix == ".mp4":
         from diffusers_show1.clips.provenance import tag_container

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from diffusers_show1 import cli
-from diffusers_show1.clips.files import read_video
+from diffusers_show1.clips.reading import read_video
 from diffusers_show1.sampling.windows import WindowStore
 
 from .contract.components import pipeline, seeded

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from diffusers_show1 import cli
-from diffusers_show1.clips.files import read_video, save_video
+from diffusers_show1.clips.reading import read_video
 from diffusers_show1.clips.watermark import FALSE_POSITIVE_RATE, detect_watermark, embed_watermark
+from diffusers_show1.clips.writing import save_video
 
 from .test_frames import psnr, smooth_clip
 

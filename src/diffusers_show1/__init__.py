@@ -22,9 +22,10 @@ from .hub import registration as _registration
 
 # ruff: noqa: F401  what follows is for type checkers alone
 if TYPE_CHECKING:
-    from .clips.files import read_video, save_video
     from .clips.provenance import read_metadata
+    from .clips.reading import read_fps, read_video
     from .clips.watermark import detect_watermark, embed_watermark
+    from .clips.writing import save_video
     from .families.show1.cascade import Show1CascadePipeline
     from .families.show1.interpolation import Show1InterpolationPipeline
     from .families.show1.keyframes import Show1KeyframePipeline
@@ -47,11 +48,13 @@ _EXPORTS = {
     "JobSettings": "diffusers_show1.runs.job",
     "KnownFrames": "diffusers_show1.ladder.known_frames",
     "VideoPipelineOutput": "diffusers_show1.sampling.outputs",
+    "WindowStore": "diffusers_show1.sampling.windows",
     "detect_watermark": "diffusers_show1.clips.watermark",
     "embed_watermark": "diffusers_show1.clips.watermark",
+    "read_fps": "diffusers_show1.clips.reading",
     "read_metadata": "diffusers_show1.clips.provenance",
-    "read_video": "diffusers_show1.clips.files",
-    "save_video": "diffusers_show1.clips.files",
+    "read_video": "diffusers_show1.clips.reading",
+    "save_video": "diffusers_show1.clips.writing",
 }
 # Families of other packages are exported there.
 _EXPORTS |= {

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from diffusers_show1.cli.settings import STAGES, Settings
-from diffusers_show1.clips.files import to_uint8
+from diffusers_show1.clips.frames import to_uint8
 
 from .conftest import finish, free_port
 

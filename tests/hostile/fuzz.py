@@ -25,7 +25,7 @@ import torch
 import yaml
 from safetensors.torch import save
 
-from diffusers_show1.clips.files import read_video
+from diffusers_show1.clips.reading import read_video
 from diffusers_show1.hub import recognise
 from diffusers_show1.hub.folder import check_files
 from diffusers_show1.hub.weights import ConversionError, find_state_dict, read_any

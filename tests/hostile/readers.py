@@ -12,7 +12,7 @@ import numpy as np
 from diffusers_show1 import Show1CascadePipeline
 from diffusers_show1.cli.refusals import BadInput
 from diffusers_show1.cli.settings import read_record
-from diffusers_show1.clips.files import read_video
+from diffusers_show1.clips.reading import read_video
 from diffusers_show1.hub import handler, publish, recognise
 from diffusers_show1.hub.convert import convert
 from diffusers_show1.learning.options import ConfigError

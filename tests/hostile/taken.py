@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffusers_show1.clips.files import read_video
+from diffusers_show1.clips.reading import read_video
 from diffusers_show1.hub.recognise import load_cascade
 from diffusers_show1.sampling.text import preprocess
 from diffusers_show1.training.files import Manifest

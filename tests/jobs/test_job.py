@@ -11,7 +11,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from diffusers_show1.clips.files import read_video, to_uint8
+from diffusers_show1.clips.frames import to_uint8
+from diffusers_show1.clips.reading import read_video
 from diffusers_show1.families.show1.cascade import LOW_MEMORY
 from diffusers_show1.runs.fingerprint import changes, fingerprint
 from diffusers_show1.runs.folder import JobError, JobFolder

@@ -242,7 +242,8 @@ def write_clip(
 
 def write_frames(frames: np.ndarray, output: str, fps: float, settings: Settings | None, watermark: bool | str) -> str:
     """Save one file; returns the SHA-256 of the frames (uint8), as they are before they are marked or compressed."""
-    from ..clips.files import save_video, to_uint8
+    from ..clips.frames import to_uint8
+    from ..clips.writing import save_video
 
     frames = to_uint8(frames)
     digest = hashlib.sha256(frames.tobytes()).hexdigest()

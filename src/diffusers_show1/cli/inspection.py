@@ -54,7 +54,9 @@ def inspect(
     folder = Path(output if output is not None else Path(sources[0]).parent / f"{name_of(sources[0])}-inspect")
     check_folder(folder, overwrite)
 
-    from ..clips.files import read_video, replacing, save_video
+    from ..clips.files import replacing
+    from ..clips.reading import read_video
+    from ..clips.writing import save_video
     from ..inspection import contact_sheet, frame_plots, side_by_side, summary, temporal_slices
 
     stages = {}

@@ -15,12 +15,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from .formats import EXIF_COMMENT, PNG_KEYWORD, VIDEO_FILES_ONLY, picture_format
+
 
 MAX_METADATA = 2**20
 """Characters of JSON that a file may carry."""
-
-PNG_KEYWORD = "Comment"
-EXIF_TAG = 0x010E  # ImageDescription
 
 
 def encode_metadata(metadata: dict[str, Any]) -> str:
@@ -97,13 +96,11 @@ def tag_container(source: Path, target: Path, text: str) -> None:
 
 
 def _is_container(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() not in (".gif", ".webp", ".png")
+    return path.is_file() and picture_format(path) is None
 
 
 def _comment_of_container(path: Path) -> str | None:
     import av
-
-    from .files import VIDEO_FILES_ONLY
 
     with av.open(os.path.abspath(path), options=VIDEO_FILES_ONLY, metadata_errors="replace") as container:
         return container.metadata.get("comment")
@@ -119,7 +116,7 @@ def _comment_of_image(path: Path) -> str | None:
         path = first
     with Image.open(path, formats=("PNG", "GIF", "WEBP")) as image:
         if image.format == "WEBP":
-            found = image.getexif().get(EXIF_TAG)
+            found = image.getexif().get(EXIF_COMMENT)
         elif image.format == "PNG":
             found = image.info.get(PNG_KEYWORD)
         else:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .files import read_video, to_uint8
+from .frames import to_uint8
+from .reading import read_video
 
 
 if TYPE_CHECKING:

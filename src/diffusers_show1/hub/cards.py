@@ -249,7 +249,7 @@ def make_media() -> list[Path]:
     """Make the example clips of the cascades whose weights are in the package, seed 0; returns the files."""
     import torch
 
-    from ..clips.files import save_video
+    from ..clips.writing import save_video
 
     made = []
     for name, card in all_cards().items():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..clips.files import to_uint8
+from ..clips.frames import to_uint8
 
 
 PAGE, INK, FAINT = "#f3f3f1", "#1c1c1c", "#8a8a86"  # the page is not white: many a clip's background is

@@ -145,7 +145,7 @@ class JobFolder:
 
     def save_frames(self, stage: str, frames: np.ndarray) -> None:
         """Saves a stage's frames (f, h, w, 3) uint8 to look at, once."""
-        from ..clips.files import save_video
+        from ..clips.writing import save_video
 
         if not self.is_finished(stage):
             with self._saving():

@@ -14,7 +14,7 @@ import torch
 from diffusers.utils import logging
 from torch import Tensor
 
-from ..clips.files import to_uint8
+from ..clips.frames import to_uint8
 from ..sampling.checks import check_count
 from ..sampling.outputs import VideoPipelineOutput
 from .fingerprint import changes, fingerprint

@@ -17,7 +17,6 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -27,7 +26,9 @@ import torch
 from av.stream import Disposition
 from PIL import Image
 
-from ..clips.files import VIDEO_FILES_ONLY
+from ..clips.formats import VIDEO_FILES_ONLY, picture_format
+from ..clips.frames import display_matrix, upright
+from ..clips.pictures import picture_timing, read_pictures
 from ..clips.words import shorten
 from .data import TRIES, Clip, ClipBatch, SkipClip, SkipReport, UnreadableDataError, collate
 
@@ -329,12 +330,12 @@ class ClipFormat:
         when, across, down = rng.random(3)  # always three, so that the start does not depend on the kind of crop
         at = (down, across) if self.crop == "random" else (0.5, 0.5)
         try:
+            if picture_format(source):
+                return _to_model_space(self._read_pictures(source, name, when, at))
             stamps, times = _timestamps(source, name)
             if not len(times):
                 raise SkipClip("without frames", name)
-            picked = pick_frames(times, self.frames, self.fps, when)
-            if picked is None:
-                raise SkipClip(f"shorter than {self.frames} frames at {self.fps:g} fps", name)
+            picked = self._pick(times, name, when)
             if stamps is None:
                 images = self._decode(source, name, picked.tolist(), at, by_number=True)
             else:
@@ -345,10 +346,34 @@ class ClipFormat:
                 picked = np.array(wanted)
         except av.FFmpegError as error:
             raise SkipClip(f"damaged ({error.strerror})", name) from error
+        except OSError as error:
+            raise SkipClip(f"cannot be opened ({error.strerror})", name) from error
         if len(images) < len(set(picked.tolist())):
             raise SkipClip("damaged (frames are missing)", name)
-        clip = torch.from_numpy(np.stack([images[key] for key in picked.tolist()]))
-        return clip.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0).contiguous()
+        return _to_model_space([images[key] for key in picked.tolist()])
+
+    def _pick(self, times: np.ndarray, name: str, draw: float) -> np.ndarray:
+        picked = pick_frames(times, self.frames, self.fps, draw)
+        if picked is None:
+            raise SkipClip(f"shorter than {self.frames} frames at {self.fps:g} fps", name)
+        return picked
+
+    def _read_pictures(
+        self, source: Path | BinaryIO, name: str, draw: float, at: tuple[float, float]
+    ) -> list[np.ndarray]:
+        """The frames of a picture or an animation, which is decoded twice: for its times, and for its pixels."""
+        try:
+            repeats, fps = picture_timing(source, name)
+            shown = np.repeat(np.arange(len(repeats)), repeats)  # the picture of each frame
+            picked = shown[self._pick(np.arange(len(shown)) / (fps or 1), name, draw)].tolist()
+            images = {
+                number: self._fit(pixels, 1.0, at)
+                for number, (pixels, _) in enumerate(read_pictures(source, name))
+                if number in picked
+            }
+        except ValueError as error:
+            raise SkipClip("damaged (no whole picture, or too large)", name) from error
+        return [images[number] for number in picked]
 
     def _decode(
         self,
@@ -371,23 +396,29 @@ class ClipFormat:
             # The packets that `_timestamps` left out stay out: one that is cut short stops the decoder.
             packets = (packet for packet in container.demux(stream) if not packet.is_corrupt)
             frames = (frame for packet in packets for frame in packet.decode())
+            matrix = None
             for number, frame in enumerate(frames):
+                matrix = matrix or display_matrix(frame)
                 key = number if by_number else frame.pts
                 if key is not None and key in wanted and not frame.is_corrupt:
-                    images[key] = self._fit(frame, stream.sample_aspect_ratio, at)
+                    pixels, turned = upright(frame.to_ndarray(format="rgb24"), matrix)
+                    aspect = float(stream.sample_aspect_ratio or 1)
+                    images[key] = self._fit(pixels, 1 / aspect if turned else aspect, at)
                     if key == wanted[-1]:
                         break
         return images
 
-    def _fit(self, frame: av.VideoFrame, pixel_aspect: Fraction | None, at: tuple[float, float]) -> np.ndarray:
-        turns = round(frame.rotation / 90)  # phones write frames as the sensor lies, and how to turn them
-        pixels = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
-        aspect = float(pixel_aspect or 1) ** (-1 if turns % 2 else 1)
+    def _fit(self, pixels: np.ndarray, aspect: float, at: tuple[float, float]) -> np.ndarray:
         box = crop_box(pixels.shape[:2], (self.height, self.width), aspect, at)
         shrinks = (box[2] - box[0]) * (box[3] - box[1]) > self.width * self.height
         # Hamming, because a plain box filter is uneven by up to half a pixel where the factor is no whole number.
         resampling = Image.Resampling.HAMMING if shrinks else Image.Resampling.BILINEAR
         return np.asarray(Image.fromarray(pixels).resize((self.width, self.height), resampling, box))
+
+
+def _to_model_space(images: Sequence[np.ndarray]) -> torch.Tensor:
+    clip = torch.from_numpy(np.stack(images))
+    return clip.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0).contiguous()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

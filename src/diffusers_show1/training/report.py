@@ -15,7 +15,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ..clips.files import replacing, save_video, to_uint8
+from ..clips.files import replacing
+from ..clips.frames import to_uint8
+from ..clips.writing import save_video
 
 
 # --- metrics ---------------------------------------------------------------------------------------------------------

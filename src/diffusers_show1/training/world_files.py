@@ -10,7 +10,8 @@ import csv
 from pathlib import Path
 from typing import Literal
 
-from ..clips.files import replacing, save_video
+from ..clips.files import replacing
+from ..clips.writing import save_video
 from ..tiny import world
 from .data import WorldDataset
 
