@@ -71,7 +71,7 @@ READERS = {
         "Job folders", lambda path: GenerationJob(small_pipe(), path.parent), (JobError,)
     ),
     "window": Reader(
-        "Windows in a job's folder", lambda path: JobFolder(path.parents[1]).windows("base"), (JobError,)
+        "Windows in a job's folder", lambda path: JobFolder(path.parents[1]).finished("base"), (JobError,)
     ),
     "model": Reader("Folders of weights", recognise.load_cascade, (ValueError, OSError)),
     "convert": Reader(

@@ -14,9 +14,10 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..sampling.windows import WindowStore
 
 
 if TYPE_CHECKING:
@@ -31,26 +32,15 @@ class JobError(RuntimeError):
     """A job can't begin, go on or be saved. The message says what to do; what was finished before is kept."""
 
 
-def versions() -> dict[str, str | None]:
-    """Versions of this package and of those that decide its numbers; None for one that is not installed."""
-    found: dict[str, str | None] = {}
-    libraries = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "huggingface_hub", "numpy")
-    for name in ("diffusers_show1", *libraries, "xformers", "peft"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-class JobFolder:
-    """The files of one job.
+class JobFolder(WindowStore):
+    """The files of one job, which stages save their windows in and take them over from.
 
     Args:
         path: an existing job's folder, an empty one, or one that is made when the job begins.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
+        super().__init__()
         self.path = Path(path)
 
     def read(self) -> dict[str, Any] | None:
@@ -111,8 +101,17 @@ class JobFolder:
         text = json.dumps({"show1_job": FORMAT, **record}, indent=2) + "\n"
         self._replace("job.json", text.encode("utf-8"))
 
-    def windows(self, stage: str) -> list[Tensor]:
-        """The windows of a stage up to the first that is not finished, on the CPU."""
+    def stages(self) -> list[str]:
+        """The stages that have windows here."""
+        files = self._entries("windows")
+        return sorted({path.stem.rpartition("-")[0] for path in files if path.suffix == ".safetensors"})
+
+    def finished(self, stage: str) -> list[Tensor]:
+        """The windows of a stage up to the first that is not finished, on the CPU.
+
+        Raises:
+            JobError: a file is damaged, or can't be read.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -132,8 +131,12 @@ class JobFolder:
         for path in sorted((self.path / "windows").glob(f"{stage}-*.safetensors"), reverse=True):
             path.unlink()
 
-    def save_window(self, stage: str, index: int, window: Tensor) -> None:
-        """Saves one finished window as it is."""
+    def add(self, stage: str, index: int, window: Tensor) -> None:
+        """Saves one finished window as it is.
+
+        Raises:
+            JobError: it can't be written.
+        """
         from safetensors.torch import save
 
         name = str(self._window(stage, index).relative_to(self.path))
