@@ -16,11 +16,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from diffusers_show1 import cli
-from diffusers_show1.cli.generate import Clip, write_clip
-from diffusers_show1.cli.refusals import BadInput
-from diffusers_show1.cli.settings import Settings, read_record
 from diffusers_show1.clips.files import read_video, save_video
 from diffusers_show1.clips.provenance import EXIF_TAG, MAX_METADATA, PNG_KEYWORD, encode_metadata, read_metadata
+from diffusers_show1.runs.clip import Clip, write_clip
+from diffusers_show1.runs.refusals import BadInput
+from diffusers_show1.runs.settings import Settings, read_record
 
 from .test_frames import smooth_clip
 

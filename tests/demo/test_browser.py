@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_show1.cli.settings import parse_settings
+from diffusers_show1.runs.settings import parse_settings
 
 from .conftest import free_port
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from diffusers_show1 import Show1CascadePipeline
-from diffusers_show1.cli.refusals import BadInput
-from diffusers_show1.cli.settings import read_record
 from diffusers_show1.clips.files import read_video
 from diffusers_show1.hub import handler, publish, recognise
 from diffusers_show1.hub.convert import convert
 from diffusers_show1.runs.folder import JobError, JobFolder
 from diffusers_show1.runs.job import GenerationJob
+from diffusers_show1.runs.refusals import BadInput
+from diffusers_show1.runs.settings import read_record
 from diffusers_show1.training.config import ConfigError, load_config
 from diffusers_show1.training.data import SkipClip
 from diffusers_show1.training.files import Manifest, ManifestError, VideoFiles, find_manifest

@@ -163,7 +163,7 @@ def test_a_model_that_changes_or_vanishes(tmp_path, capsys):
     shutil.rmtree(model)
     assert run("generate", "--job", job, "--resume") == 2
     assert (
-        f"--model must be tiny, showlab, a folder that holds a Show-1 cascade, or a Hub id (owner/name), got '{model}'"
+        f"--model must be tiny, showlab, a folder that holds a cascade, or a Hub id (owner/name), got '{model}'"
         in (told(capsys))
     )
     assert finished(job) == ["base-000"]

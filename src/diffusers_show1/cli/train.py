@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from .refusals import BadInput, one_of
-from .settings import STAGES
+from ..families import all_families
+from ..runs.refusals import BadInput, one_of
 
 
 def train(
-    stage: Annotated[str, typer.Argument(metavar="STAGE", help=f"{', '.join(STAGES)}, or lora: an adapter for one.")],
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="A stage, by its name, or lora: an adapter for one.")],
     config: Annotated[
         str, typer.Option(help="A recipe: a YAML file, or one of the package's such as tiny-base.", show_default=False)
     ],
@@ -29,15 +29,16 @@ def train(
     from ..training import lora, trainer
     from ..training.config import ConfigError
 
-    one_of("STAGE", stage, (*STAGES, "lora"))
+    stages = dict.fromkeys(name for family in all_families() for name in family.stages)
+    one_of("STAGE", stage, (*stages, "lora"))
     try:
         if stage == "lora":
             start = lora.prepare(config, output, override or (), dry_run, typer.echo)
         else:
             start = trainer.prepare(stage, config, output, override or (), dry_run, typer.echo)
     except (ValueError, OSError) as error:
-        raise BadInput(" ".join(str(error).split())) from error
+        raise BadInput(error) from error
     try:
         start()
     except ConfigError as error:
-        raise BadInput(" ".join(str(error).split())) from error
+        raise BadInput(error) from error

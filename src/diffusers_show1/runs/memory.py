@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def memory_told(
-    pipe: CascadePipeline, options: StageOptions, stage: Callable[[], str]
-) -> Iterator[None]:
+def memory_told(pipe: CascadePipeline, options: StageOptions, stage: Callable[[], str]) -> Iterator[None]:
     """Names the stage that runs out of memory, and what would help.
 
     Args:

@@ -235,6 +235,10 @@ class Show1RefinementPipeline(StagePipeline, TextualInversionLoaderMixin):
         return len(overlapping_windows(given.frames, size, call.window_overlap))
 
     @classmethod
+    def loops(cls, call: Any, given: Extent | None) -> int:
+        return 1  # its windows are blended in each step
+
+    @classmethod
     def steps_run(cls, call: Any) -> int:
         return int(super().steps_run(call) * call.strength)
 

@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`show1 generate --job`: which clips are to be made, which of them have a job that is under way, which are done."""
+"""Which clips are to be made, which of them have a job that is under way, and which are done."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+import shlex
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from .outputs import output_names
-from .refusals import BadInput, Failed, refuse
+from .refusals import refuse
 from .settings import CONTENT_FLAGS, Settings, parse_settings, settings_from_flags, settings_from_json
 
 
@@ -36,6 +33,13 @@ class Plan:
     begun: bool = False
     owner: bool = False  # of what stands at `output`: it is where the job began to write
     done: bool = False
+
+    @property
+    def go_on(self) -> str:
+        """How to go on with it after a fault, in a sentence; empty without a job."""
+        return (
+            "" if self.folder is None else f"To go on: show1 generate --job {shlex.quote(str(self.folder))} --resume"
+        )
 
 
 def plan(flags: dict[str, Any]) -> tuple[list[Plan], dict[str, Any] | None]:
@@ -87,7 +91,7 @@ def absolute(output: str) -> str:
 
 def read_job(folder: str) -> tuple[Settings, str] | None:
     """The settings and the output of the job in a folder, or None where none has begun."""
-    from ..runs.folder import JobError, JobFolder
+    from .folder import JobError, JobFolder
 
     try:
         record = JobFolder(folder).read()
@@ -116,25 +120,3 @@ def check_same(begun: Settings, asked: Settings, flags: list[str]) -> None:
         for what, value, got in pairs:
             if value != got:
                 refuse(CONTENT_FLAGS[flag], got, f"the job's, {value!r}", f"this is its {what}")
-
-
-@contextlib.contextmanager
-def faults(folder: Path | None) -> Iterator[None]:
-    """Says in one line what went wrong in making a clip and, with a job, how to go on."""
-    import torch
-
-    from ..runs.folder import JobError
-
-    go_on = "" if folder is None else f" To go on: show1 generate --job {folder} --resume"
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo(f"show1: stopped.{go_on}", err=True)
-        raise
-    except (JobError, torch.OutOfMemoryError, FloatingPointError, OSError) as error:
-        raise Failed(str(error).rstrip(".") + "." + go_on) from error
-    except (
-        ValueError,
-        TypeError,
-    ) as error:  # the cascade refuses what it cannot run, such as numbers that do not fit together
-        raise BadInput(" ".join(str(error).split())) from error

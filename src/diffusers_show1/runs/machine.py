@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..families import all_families
 from .refusals import BadInput, refuse
 from .settings import Settings, model_folder
 
@@ -15,7 +16,9 @@ from .settings import Settings, model_folder
 if TYPE_CHECKING:
     import torch
 
-    from ..families.show1.cascade import Show1CascadePipeline
+    from ..ladder.cascade import CascadePipeline
+
+OFFLOADS = ("none", "model", "sequential")
 
 
 def devices() -> list[str]:
@@ -42,15 +45,15 @@ def resolve_machine(device: str, dtype: str, offload: str) -> tuple[torch.device
     return found, getattr(torch, dtype)
 
 
-def load_cascade(settings: Settings, device: torch.device, dtype: torch.dtype, offload: str) -> Show1CascadePipeline:
+def load_cascade(settings: Settings, device: torch.device, dtype: torch.dtype, offload: str) -> CascadePipeline:
     """The cascade that the settings name, on its device. Raises `BadInput` when it cannot be had."""
     from ..hub import recognise
 
     try:
-        source = settings.model if settings.model == "showlab" else str(model_folder(settings.model) or settings.model)
+        source = str(model_folder(settings.model) or settings.model)
         pipe = recognise.load_cascade(source, settings.model_revision, dtype=dtype)
     except ValueError as error:  # it is a model, and not one that makes videos: the error says what it is
-        raise BadInput(" ".join(str(error).replace("`model`", "--model").split())) from error
+        raise BadInput(str(error).replace("`model`", "--model")) from error
     except OSError as error:
         refuse("--model", settings.model, "a model that can be loaded", str(error).strip().splitlines()[0])
     if offload == "model":
@@ -67,13 +70,12 @@ def model_identity(model: str) -> dict[str, Any]:
 
     A commit stands for the weights too; for a folder their digest does.
     """
-    if model == "showlab":
-        from ..hub.recognise import PUBLISHED_REPOS
-
-        return {stage: model_identity(repo) for stage, repo in PUBLISHED_REPOS.items()}
     folder = model_folder(model)
     if folder is not None:
         return {"index_sha256": file_digest(folder / "model_index.json"), "weights_sha256": weights_digest(folder)}
+    for family in all_families():
+        if model in family.short_names:
+            return {stage: model_identity(known.repo_id) for stage, known in family.published.items()}
     from huggingface_hub import try_to_load_from_cache
 
     cached = try_to_load_from_cache(model, "model_index.json")
