@@ -39,6 +39,7 @@ def serve(
             contextlib.closing(Engine(model, device, dtype, offload, queue)) as engine,
         ):
             os.environ["GRADIO_TEMP_DIR"] = str(engine.folder)  # gradio makes a folder there when it is imported
+            os.environ.setdefault("MPLCONFIGDIR", str(engine.folder))  # so does matplotlib, which gradio imports
             from .page import open_page
 
             try:
