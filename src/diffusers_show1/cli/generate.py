@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +18,7 @@ import typer
 from ..runs.clip import FPS, Clip, definite, make_clip, write_clip
 from ..runs.machine import OFFLOADS, load_cascade, resolve_machine
 from ..runs.outputs import check_outputs, json_name
-from ..runs.plan import Plan, about, plan
+from ..runs.plan import Plan, about, is_own, plan
 from ..runs.record import compare, record_of
 from ..runs.refusals import faults, one_of, refuse
 from ..runs.settings import stage_names
@@ -125,8 +127,10 @@ def generate(
     settings = plans[0].settings
     names = stage_names(settings.model) if stages else ()
     earlier = names[: names.index(settings.stop_after or names[-1])] if names else ()
-    for owner in (False, True):
-        check_outputs([one.output for one in plans if one.owner is owner], earlier, record, overwrite or owner)
+    for one in plans:
+        own = partial(is_own, settings=one.settings) if one.begun else None
+        if not one.done:
+            check_outputs([one.output], earlier, record, overwrite, own)
     for one in plans:
         if one.done:
             typer.echo(f"{one.output}: done already, by the job in {one.folder}")
@@ -163,7 +167,9 @@ def run(pipe: CascadePipeline, plan: Plan, keep_stages: bool) -> Clip:
     job = None
     if plan.folder is not None:
         wanted = None if plan.begun else plan.settings.for_job()
-        job = GenerationJob(pipe, plan.folder, wanted, about(plan.settings, plan.output))
+        job = GenerationJob(pipe, plan.folder, wanted, about(plan.settings, plan.output, plan.folder))
+        # every option of every stage, and how much is done at once as it is now
+        plan.settings = dataclasses.replace(plan.settings, **vars(job.settings))
     return make_clip(pipe, plan.settings, job, keep_stages)
 
 

@@ -10,6 +10,7 @@ lock                              held by the process at work; the system lets g
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -61,6 +62,8 @@ class JobFolder(WindowStore):
             found = json.loads(record.read_text(encoding="utf-8"))
             if found["show1_job"] != FORMAT:
                 raise JobError(f"{record} has the format {found['show1_job']!r}; this version reads {FORMAT}")
+            if found.get("sha256", digest(found)) != digest(found):
+                raise JobError(f"{record} was changed since the job began: what is finished would not fit to it")
             for key in ("settings", "models", "versions", "about"):
                 if not isinstance(found[key], dict):
                     raise TypeError(f"its {key} are a {type(found[key]).__name__}")
@@ -98,7 +101,8 @@ class JobFolder(WindowStore):
 
     def write(self, record: dict[str, Any]) -> None:
         """Writes `job.json`: from then on there is a job."""
-        text = json.dumps({"show1_job": FORMAT, **record}, indent=2) + "\n"
+        whole = json.loads(json.dumps({"show1_job": FORMAT, **record}))
+        text = json.dumps({**whole, "sha256": digest(whole)}, indent=2) + "\n"
         self._replace("job.json", text.encode("utf-8"))
 
     def stages(self) -> list[str]:
@@ -178,6 +182,12 @@ class JobFolder(WindowStore):
                 f"{self.path} can't be written to ({error.strerror or error}): what was finished before is kept; "
                 "mend that, and resume"
             ) from error
+
+
+def digest(record: dict[str, Any]) -> str:
+    """SHA-256 of what a `job.json` says of the video: settings and models that were edited by hand are told by it."""
+    said = [record.get(name) for name in ("settings", "models", "about")]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _is_left_behind(entry: Path) -> bool:
