@@ -15,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusers_show1 import __version__, cli
-from diffusers_show1.cli import machine, outputs, refusals, settings
-from diffusers_show1.cli.generate import KEYFRAME_FPS
 from diffusers_show1.clips.reading import read_video
+from diffusers_show1.families import all_families
+from diffusers_show1.runs import machine, outputs, refusals, settings
 
 
 PROMPT = "a red circle moving right on a white background"
 # The fewest steps that run: what the clip shows is the business of the cascade's own tests.
+STAGES = ("base", "interpolation", "superres", "refine")  # of the cascade in the package
 QUICK = ["--steps", "base=1,interpolation=1,superres=1,refine=10", "--seed", "7"]
 
 
@@ -177,29 +178,29 @@ def test_env_names_versions_and_devices(capsys):
 
 
 @given(
-    st.dictionaries(st.sampled_from(settings.STAGES), st.integers(1, 1000), min_size=1),
+    st.dictionaries(st.sampled_from(STAGES), st.integers(1, 1000), min_size=1),
     st.sampled_from(["", " "]),
 )
 def test_numbers_by_stage(values, space):
     text = f",{space}".join(f"{stage}{space}={space}{value}" for stage, value in values.items())
-    assert settings.per_stage("--steps", text, int, 1, 1000) == values
-    assert settings.per_stage("--guidance", text, float, 1, math.inf) == values
+    assert settings.per_stage("--steps", text, int, 1, 1000, STAGES) == values
+    assert settings.per_stage("--guidance", text, float, 1, math.inf, STAGES) == values
 
 
 @given(st.integers(1, 1000))
 def test_one_number_for_every_stage(value):
-    assert settings.per_stage("--steps", str(value), int, 1, 1000) == dict.fromkeys(settings.STAGES, value)
+    assert settings.per_stage("--steps", str(value), int, 1, 1000, STAGES) == dict.fromkeys(STAGES, value)
 
 
 @given(st.text(st.sampled_from("base=refin,0123456789.-+e nan_") | st.characters(), max_size=20))
 def test_anything_else_by_stage_is_refused(text):
     for number, most in ((int, 1000), (float, math.inf)):
         try:
-            values = settings.per_stage("--steps", text, number, 1, most)
+            values = settings.per_stage("--steps", text, number, 1, most, STAGES)
         except refusals.BadInput:
             continue
         assert values
-        assert set(values) <= set(settings.STAGES)
+        assert set(values) <= set(STAGES)
         assert all(isinstance(value, number) and 1 <= value <= most for value in values.values())
 
 
@@ -302,8 +303,8 @@ def test_generate_writes_a_clip_its_stages_and_its_record(made):
     assert {"prompt": PROMPT, "seed": 7, "negative_prompt": "blue", "model": "tiny"}.items() <= record[
         "settings"
     ].items()
-    assert set(record["settings"]["stage_options"]) == set(settings.STAGES)
-    assert set(record["seconds"]) == {"load", *settings.STAGES}
+    assert set(record["settings"]["stage_options"]) == set(STAGES)
+    assert set(record["seconds"]) == {"load", *STAGES}
     assert record["versions"]["diffusers_show1"] == __version__
     clip = read_video(made / "out.mp4")
     output = record["output"]
@@ -347,19 +348,18 @@ def test_steps_and_guidance_reach_their_stage(tmp_path):
     record = json.loads((tmp_path / "frames.json").read_text())
     options = record["settings"]["stage_options"]
     assert (options["base"]["num_inference_steps"], options["base"]["guidance_scale"]) == (2, 3.5)
-    assert record["settings"]["fps"] == KEYFRAME_FPS
+    assert record["settings"]["fps"] == 2  # a keyframe every four frames of 8 a second
     assert record["output"]["sha256"] is None
     assert len(read_video(tmp_path / "frames")) == record["output"]["frames"]
 
 
-def test_the_names_in_the_cli_are_those_of_the_cascade():
-    from diffusers_show1 import Show1CascadePipeline
-    from diffusers_show1.tiny import TINY_PATH
-
-    pipe = Show1CascadePipeline.from_pretrained(TINY_PATH)
-    assert pipe.stage_names == settings.STAGES
-    for recipe in settings.RECIPES:
-        assert set(pipe.resolve_options(recipe=recipe, stage_options={})) == set(settings.STAGES)
+def test_the_command_knows_the_stages_of_every_model_that_has_a_name():
+    for family in all_families():
+        for name in family.short_names:
+            assert settings.stage_names(name) == family.cascade_class.stage_names
+    assert settings.stage_names(settings.DEFAULT_MODEL) == STAGES
+    for family in all_families():
+        assert settings.DEFAULT_RECIPE in family.cascade_class.recipes
 
 
 def test_a_model_that_cannot_be_had_is_one_line(tmp_path, capsys, monkeypatch):

@@ -16,13 +16,13 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from diffusers_show1 import cli
-from diffusers_show1.cli.generate import Clip, write_clip
-from diffusers_show1.cli.refusals import BadInput
-from diffusers_show1.cli.settings import Settings, read_record
 from diffusers_show1.clips.formats import EXIF_COMMENT, PNG_KEYWORD
 from diffusers_show1.clips.provenance import MAX_METADATA, encode_metadata, read_metadata
 from diffusers_show1.clips.reading import read_video
 from diffusers_show1.clips.writing import save_video
+from diffusers_show1.runs.clip import Clip, write_clip
+from diffusers_show1.runs.refusals import BadInput
+from diffusers_show1.runs.settings import Settings, read_record
 
 from .test_frames import smooth_clip
 

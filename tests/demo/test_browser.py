@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_show1.cli.settings import parse_settings
+from diffusers_show1.runs.settings import parse_settings
 
 from .conftest import free_port
 
@@ -69,7 +69,7 @@ def address(tmp_path_factory):
     assert work.name.startswith("show1-demo-")
     server.send_signal(signal.SIGTERM)
     assert server.wait(PATIENCE / 1000) == 0, log.read_text()
-    assert not any(path.is_file() for folder in folders.values() for path in folder.rglob("*"))
+    assert [path for folder in folders.values() for path in folder.rglob("*") if path.is_file()] == []
     assert not work.exists()
     for word in ("CONNECTS", "LOOKS UP", "Traceback"):
         assert word not in log.read_text()

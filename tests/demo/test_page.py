@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusers_show1.cli.settings import STAGES, Settings
 from diffusers_show1.clips.frames import to_uint8
+from diffusers_show1.runs.settings import Settings
 
 from .conftest import finish, free_port
 
@@ -140,9 +140,9 @@ def test_the_server_takes_no_files_fetches_nothing_and_shows_only_results(served
 
 
 def test_the_page_names_every_stage_and_no_other_host(served):
-    _, address = served
+    engine, address = served
     config = httpx.get(f"{address}/config").json()
     names = {component["props"].get("elem_id") for component in config["components"]}
-    assert {*STAGES, "start", "cancel", "record", "status"} <= names
+    assert {*engine.pipe.stage_names, "start", "cancel", "record", "status"} <= names
     assert "fonts.googleapis" not in json.dumps(config)
     assert not config["analytics_enabled"]

@@ -36,7 +36,7 @@ def templates() -> set[str]:
             if isinstance(node, ast.JoinedStr | ast.BinOp) or isinstance(node, ast.Constant) and node.value:
                 found.add(template(node))
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "refuse":
-                # cli/refusals.py: refuse(argument, value, allowed, note)
+                # runs/refusals.py: refuse(argument, value, allowed, note)
                 argument, _, allowed, *note = (template(given) for given in node.args)
                 found.add(f"{argument} must be {allowed}, got {VALUE}" + "".join(f" ({each})" for each in note))
     return found

@@ -407,6 +407,11 @@ texts(
     "job/job.json",
     ("100000 brackets", "[" * 10**5, "job.json can't be read (maximum recursion depth"),
     ("no UTF-8", b"\xff\xfe", "job.json can't be read ('utf-8' codec can't decode"),
+    (
+        "settings that were edited",
+        JOB | {"settings": {"seed": 99}, "sha256": "0" * 64},
+        "was changed since the job began",
+    ),
     ("settings that are a list", JOB | {"settings": [1]}, "job.json can't be read (its settings are a list)"),
     (
         "digests that are none",

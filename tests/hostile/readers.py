@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from diffusers_show1 import Show1CascadePipeline
-from diffusers_show1.cli.refusals import BadInput
-from diffusers_show1.cli.settings import read_record
 from diffusers_show1.clips.reading import read_video
 from diffusers_show1.hub import handler, publish, recognise
 from diffusers_show1.hub.convert import convert
 from diffusers_show1.learning.options import ConfigError
 from diffusers_show1.runs.folder import JobError, JobFolder
 from diffusers_show1.runs.job import GenerationJob
+from diffusers_show1.runs.refusals import BadInput
+from diffusers_show1.runs.settings import read_record
 from diffusers_show1.training.config import load_config
 from diffusers_show1.training.data import SkipClip
 from diffusers_show1.training.files import Manifest, ManifestError, VideoFiles, find_manifest
@@ -72,7 +72,7 @@ READERS = {
         "Job folders", lambda path: GenerationJob(small_pipe(), path.parent), (JobError,)
     ),
     "window": Reader(
-        "Windows in a job's folder", lambda path: JobFolder(path.parents[1]).windows("base"), (JobError,)
+        "Windows in a job's folder", lambda path: JobFolder(path.parents[1]).finished("base"), (JobError,)
     ),
     "model": Reader("Folders of weights", recognise.load_cascade, (ValueError, OSError)),
     "convert": Reader(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_show1.cli import settings
+from diffusers_show1.runs import settings
 from diffusers_show1.sampling.text import MAX_CHARACTERS
 
 from . import page

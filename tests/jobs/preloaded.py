@@ -3,8 +3,8 @@
 
 import torch
 
-from diffusers_show1.cli import resume  # noqa: F401
 from diffusers_show1.families.show1.cascade import Show1CascadePipeline  # noqa: F401
+from diffusers_show1.runs import clip, job  # noqa: F401
 
 from .small import shared_pipe
 

@@ -3,6 +3,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -13,6 +14,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from diffusers_show1 import TINY_PATH, cli
+from diffusers_show1.runs.plan import Plan
+from diffusers_show1.runs.settings import Settings
 
 from .small import finished
 
@@ -99,6 +102,65 @@ def test_a_job_of_another_program_is_not_the_commands(tmp_path, capsys):
     assert "the folder of a job that show1 generate began" in told(capsys)
 
 
+def copied(made, folder):
+    """The finished job, copied to another folder, without the record of its clip."""
+    shutil.copytree(made / "job", folder)
+    (folder / "made.json").unlink()
+    return folder
+
+
+def test_somebody_elses_job_says_not_where_a_clip_goes(made, tmp_path, capsys):
+    """A job that was copied, or that a stranger made: it needs an output, and replaces nothing."""
+    job = copied(made, tmp_path / "job")
+    assert run("generate", "--job", job, "--resume") == 2
+    assert f"--output must be given beside a job that was begun elsewhere, got None (this one in {made / 'job'})" in (
+        told(capsys)
+    )
+    (tmp_path / "mine.mp4").write_bytes(b"mine")
+    assert run("generate", "--job", job, "--resume", "-o", tmp_path / "mine.mp4") == 2
+    assert "--output must be a name that is not taken" in told(capsys)
+    assert (tmp_path / "mine.mp4").read_bytes() == b"mine"
+    assert run("generate", "--job", job, "--resume", "-o", tmp_path / "new.mp4") == 0
+    assert (tmp_path / "new.mp4").read_bytes() == (made / "out.mp4").read_bytes()
+
+
+def test_a_job_replaces_its_own_clip_only(tmp_path, capsys):
+    """What stands where the job writes is replaced if these settings made it, as after a kill before the record."""
+    job, clip = tmp_path / "job", tmp_path / "out.webp"
+    assert run("generate", PROMPT, "-o", clip, "--job", job, *ONE_STAGE) == 0
+    (job / "made.json").unlink()
+    assert run("generate", "--job", job, "--resume") == 0
+    (job / "made.json").unlink()
+    (tmp_path / "out.json").write_text('{"mine": 1}')
+    assert run("generate", "--job", job, "--resume") == 2
+    assert "out.json" in capsys.readouterr().err
+    (tmp_path / "out.json").unlink()
+    assert run("generate", PROMPT, "-o", clip, "--overwrite", *ONE_STAGE[:2], "--seed", "8", *ONE_STAGE[4:]) == 0
+    before = clip.read_bytes()
+    assert run("generate", "--job", job, "--resume") == 2
+    assert "--output must be a name that is not taken" in capsys.readouterr().err.splitlines()[-1]
+    assert clip.read_bytes() == before
+    assert run("generate", "--job", job, "--resume", "--overwrite") == 0
+    assert clip.read_bytes() != before
+
+
+def test_settings_that_were_edited_are_told(made, tmp_path, capsys):
+    """job.json holds each setting once; one that was changed by hand fits neither the windows nor the record."""
+    job = copied(made, tmp_path / "job")
+    record = json.loads((job / "job.json").read_text())
+    assert not set(record["settings"]) & set(record["about"]["settings"])
+    record["settings"]["seed"] = 99
+    (job / "job.json").write_text(json.dumps(record))
+    assert run("generate", "--job", job, "--resume", "-o", tmp_path / "new.mp4") == 2
+    assert "job.json was changed since the job began" in told(capsys)
+
+
+def test_how_to_go_on_is_told_for_a_shell(tmp_path, capsys):
+    folder = tmp_path / "a job; of 'mine'"
+    words = shlex.split(Plan(Settings("a", 0), "out.mp4", folder).go_on.removeprefix("To go on: "))
+    assert words == ["show1", "generate", "--job", str(folder), "--resume"]
+
+
 def test_stopped_by_the_keyboard(processes, made, tmp_path, capsys):
     """SIGINT: exit code 130, how to go on, and then the clip of an undisturbed run."""
     job = tmp_path / "job"
@@ -163,7 +225,7 @@ def test_a_model_that_changes_or_vanishes(tmp_path, capsys):
     shutil.rmtree(model)
     assert run("generate", "--job", job, "--resume") == 2
     assert (
-        f"--model must be tiny, showlab, a folder that holds a Show-1 cascade, or a Hub id (owner/name), got '{model}'"
+        f"--model must be tiny, showlab, a folder that holds a cascade, or a Hub id (owner/name), got '{model}'"
         in (told(capsys))
     )
     assert finished(job) == ["base-000"]

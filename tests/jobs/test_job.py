@@ -13,11 +13,11 @@ import torch
 
 from diffusers_show1.clips.frames import to_uint8
 from diffusers_show1.clips.reading import read_video
-from diffusers_show1.families.show1.cascade import LOW_MEMORY
 from diffusers_show1.runs.fingerprint import changes, fingerprint
 from diffusers_show1.runs.folder import JobError, JobFolder
 from diffusers_show1.runs.job import GenerationJob
 from diffusers_show1.runs.memory import memory_advice
+from diffusers_show1.sampling.loop import FiniteSteps
 
 from .small import SETTINGS, WINDOWS, call, finished, shared_pipe, small_pipe
 
@@ -300,7 +300,7 @@ def test_other_errors_stay_what_they_are(pipe, half):
     ("stage", "words"),
     [
         ("base", "fewer frames"),
-        ("interpolation", "window_batch_size=1 denoises one pair of keyframes at a time instead of 2: about 1/2 of"),
+        ("interpolation", "window_batch_size=1 denoises one window at a time instead of 2: about 1/2 of"),
         ("superres", "window_size"),
         ("refine", "vae_batch_size=1 encodes and decodes one frame at a time instead of 8"),
     ],
@@ -321,7 +321,7 @@ def test_advice_to_split_guidance(pipe, stage):
     assert any(words in line for line in memory_advice(pipe, stage, options))
     options[stage]["guidance_scale"] = 1.0
     assert not any(words in line for line in memory_advice(pipe, stage, options))
-    options = pipe.resolve_options(num_frames=9, stage_options=LOW_MEMORY)
+    options = pipe.resolve_options(num_frames=9, stage_options=pipe.low_memory_options)
     advice = [line for line in memory_advice(pipe, stage, options) if "--dtype" not in line]
     assert len(advice) == 1
     assert "fewer frames" in advice[0] or "is another video" in advice[0] or "are another video" in advice[0]
@@ -350,13 +350,14 @@ def test_infinity_that_a_scheduler_would_clip_is_found_too(tmp_path):
         pipe(**call(), stop_after="base")
 
 
-def test_the_step_is_the_first_bad_one(pipe, half):
+def test_the_step_is_the_first_bad_one():
     """Also where the flags are read only after the loop, as on an accelerator."""
-    flags = [torch.tensor(True), torch.tensor(False), torch.tensor(False)]
+    steps = FiniteSteps("superres", torch.tensor([9, 7, 5]))
+    steps._flags = [torch.tensor(True), torch.tensor(False), torch.tensor(False)]
     with pytest.raises(
         FloatingPointError, match=r"stage 'superres': step 2 of 3 \(timestep 7\) .* bfloat16 and float32"
     ):
-        pipe.superres.check_finite(flags, torch.tensor([9, 7, 5]), torch.float16)
+        steps.check(torch.float16)
 
 
 def test_a_decoder_that_makes_none(tmp_path):

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Schedules: every one begins with its first step, and one that begins at an absurd noise is told."""
 
+from contextlib import suppress
+
 import diffusers
 import pytest
 import torch
 from diffusers.utils import logging
 
 from diffusers_show1.sampling import schedule
+from diffusers_show1.sampling.loop import FiniteSteps
 
 from ..contract.components import clip, pipeline, seeded
 
@@ -56,11 +59,17 @@ def test_an_absurd_start_is_told(name, caplog):
     made = getattr(diffusers, name).from_config(base, **pixels)
     made.set_timesteps(4)
     assert round(float(made.init_noise_sigma)) == 20291
-    try:
+    with suppress(FloatingPointError):  # or a clip without a meaning
         run("base", made, num_inference_steps=4)
-    except FloatingPointError as error:
-        assert f"{name}, which starts at a noise of 20291, is to blame" in str(error)
     assert f"{name} starts at a noise of 20291" in caplog.text
     caplog.clear()
     run("base", type(made).from_config(base, beta_schedule="linear"), num_inference_steps=4)
     assert "starts at a noise" not in caplog.text
+
+
+def test_nan_behind_an_absurd_start_blames_the_scheduler():
+    made = diffusers.EulerAncestralDiscreteScheduler(beta_schedule="squaredcos_cap_v2")
+    made.set_timesteps(2)
+    finite = FiniteSteps("base", made.timesteps, made)
+    with pytest.raises(FloatingPointError, match="EulerAncestralDiscreteScheduler, which starts at a noise of 20291"):
+        finite.note(torch.tensor(float("nan")), torch.zeros(1))

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from ..runs.refusals import Refusal
 from . import convert, demo, env, generate, inspection, publish, train, watermark
 
 
@@ -53,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command on `arguments` (the process's own by default); returns the exit code, 2 for bad input."""
     try:
         return app(arguments, prog_name="show1", standalone_mode=False) or 0
-    except typer.TyperException as error:
+    except Refusal as error:
+        typer.echo(f"show1: {error}", err=True)
+        return error.exit_code
+    except typer.TyperException as error:  # a flag that there is not, say
         typer.echo(f"show1: {error.format_message()}", err=True)
         return error.exit_code

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .refusals import BadInput
+from ..runs.refusals import BadInput
 
 
 def convert(
@@ -16,7 +16,7 @@ def convert(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A Hub id or folder (a published stage, DeepFloyd IF, ModelScope, zeroscope), showlab for all four "
+            help="A Hub id or folder (a published stage, DeepFloyd IF, ModelScope, zeroscope), showlab for all "
             "published stages, or a file with a state dict.",
         ),
     ],
@@ -25,7 +25,7 @@ def convert(
     variant: Annotated[str | None, typer.Option(help="Also write weights of this kind beside: fp16 or bf16.")] = None,
     max_shard_size: Annotated[str, typer.Option(help="Larger weights are cut into several files.")] = "5GB",
     stage: Annotated[
-        str | None, typer.Option(help="What to make of a DeepFloyd IF-I model: base or interpolation.")
+        str | None, typer.Option(help="What to make of a model that can become more than one stage (DeepFloyd IF-I).")
     ] = None,
     config: Annotated[
         str | None, typer.Option(help="For a state dict: a stage's name, or its config.json.", show_default=False)
@@ -50,6 +50,6 @@ def convert(
             progress=typer.echo,
         )
     except (ValueError, OSError) as error:
-        raise BadInput(" ".join(str(error).split())) from error
+        raise BadInput(error) from error
     for line in report.lines():
         typer.echo(line)

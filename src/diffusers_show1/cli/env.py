@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import typer
 
-from ..runs.folder import versions
-from .machine import devices
+from ..runs.machine import devices
+from ..runs.versions import versions
 
 
 def env() -> None:

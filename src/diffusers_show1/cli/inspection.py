@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .outputs import beside
-from .refusals import BadInput, Failed, refuse
-from .settings import STAGES
+from ..families import all_families
+from ..runs.outputs import beside, json_name
+from ..runs.refusals import BadInput, Failed, refuse
 
 
 FILES = ("sheet.png", "frames.png", "slice.png", "stages.mp4")
@@ -95,11 +97,26 @@ def find_clips(sources: list[str]) -> dict[str, Path]:
         return dict(zip(names, clips.values(), strict=True)) if len({*names}) == len(names) else clips
     if jobs:
         return jobs[sources[0]]
-    beside_it = {stage: Path(beside(sources[0], stage)) for stage in STAGES}
-    earlier = {stage: clip for stage, clip in beside_it.items() if clip.exists()}
+    found: dict[str, Path] = {}
+    for stages in ladders(Path(sources[0])):
+        beside_it = {stage: Path(beside(sources[0], stage)) for stage in stages}
+        found = {stage: clip for stage, clip in beside_it.items() if clip.exists()}
+        if found:
+            break
     # show1 generate writes all stages but the last: the clip itself is what that made
-    made_here = 0 < len(earlier) < len(STAGES) and tuple(earlier) == STAGES[: len(earlier)]
-    return {**earlier, STAGES[len(earlier)] if made_here else name_of(sources[0]): Path(sources[0])}
+    made_here = 0 < len(found) < len(stages) and list(found) == stages[: len(found)]
+    return {**found, stages[len(found)] if made_here else name_of(sources[0]): Path(sources[0])}
+
+
+def ladders(clip: Path) -> list[list[str]]:
+    """The stages that may have made a clip, in their order: those of its record, or of each cascade that there is."""
+    from ..clips.provenance import read_metadata
+
+    for read in (lambda: read_metadata(clip), lambda: json.loads(json_name(str(clip)).read_text(encoding="utf-8"))):
+        with contextlib.suppress(ValueError, OSError, KeyError, TypeError, RecursionError):
+            if stages := list(read()["settings"]["stage_options"]):
+                return [stages]
+    return [list(family.stages) for family in all_families()]
 
 
 def stages_of_job(path: Path) -> dict[str, Path]:
@@ -108,10 +125,10 @@ def stages_of_job(path: Path) -> dict[str, Path]:
 
     job = JobFolder(path)
     try:
-        job.read()
+        stages = list((job.read() or {})["settings"]["stage_options"])
     except JobError as error:
         raise BadInput(f"JOB-OR-VIDEO must be a job's folder or a clip, got {str(path)!r} ({error})") from error
-    clips = {stage: path / f"{stage}.webp" for stage in STAGES if job.is_finished(stage)}
+    clips = {stage: path / f"{stage}.webp" for stage in stages if job.is_finished(stage)}
     if not clips:
         refuse("JOB-OR-VIDEO", str(path), "a job with a finished stage", "it has finished none so far")
     return clips

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from .refusals import BadInput, Failed, refuse
-from .settings import model_folder
+from ..runs.refusals import BadInput, Failed, refuse
+from ..runs.settings import model_folder
 
 
 def publish(
@@ -57,7 +57,7 @@ def publish(
             message=message,
         )
     except PublishError as error:
-        raise BadInput(" ".join(str(error).split())) from error
+        raise BadInput(error) from error
     except UploadError as error:
         raise Failed(error) from error
     typer.echo(publication.listing())

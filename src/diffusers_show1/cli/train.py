@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .refusals import BadInput
+from ..runs.refusals import BadInput
 
 
 def train(
@@ -48,8 +48,8 @@ def train(
         else:
             start = trainer.prepare(stage, config, output, override or (), dry_run, typer.echo)
     except (ValueError, OSError) as error:
-        raise BadInput(" ".join(str(error).split())) from error
+        raise BadInput(error) from error
     try:
         start()
     except ConfigError as error:
-        raise BadInput(" ".join(str(error).split())) from error
+        raise BadInput(error) from error

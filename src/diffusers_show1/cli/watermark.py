@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .refusals import BadInput, refuse
+from ..runs.refusals import BadInput, refuse
 
 
 def watermark(

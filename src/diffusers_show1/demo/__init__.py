@@ -22,7 +22,7 @@ def launch(
     """Serve the demo until the process gets SIGINT or SIGTERM; then its work folder is removed.
 
     Args:
-        model: `tiny`, `showlab`, a folder that holds a cascade, or a Hub id.
+        model: a family's short name (`tiny`, `showlab`, ...), a folder that holds a cascade, or a Hub id.
         host: the address to listen at; `0.0.0.0` lets other machines in.
         port: 1 to 65535.
         device: `auto`, `cpu`, `cuda`, `cuda:N`, `mps` or `xpu`.
@@ -35,7 +35,7 @@ def launch(
         BadInput: an argument cannot be used, the port is taken, or the model cannot be loaded.
         Failed: Gradio is not installed.
     """
-    from ..cli.demo import serve
+    from .server import serve
 
     serve(model, host, port, device, dtype, offload, queue, share)
 

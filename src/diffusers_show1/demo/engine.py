@@ -21,13 +21,11 @@ from typing import Any
 import torch
 from diffusers.utils import logging
 
-from ..cli.generate import FPS, KEYFRAME_FPS, OFFLOADS, Clip, definite, record_of, write_frames
-from ..cli.machine import load_cascade, resolve_machine
-from ..cli.refusals import BadInput, Failed, one_of, refuse
-from ..cli.resume import faults
-from ..cli.settings import STAGES, Settings
-from ..runs.memory import memory_told
-from ..sampling.windows import chained_windows, interpolated_length
+from ..runs.clip import FPS, definite, frame_rate, make_clip, write_frames
+from ..runs.machine import OFFLOADS, load_cascade, resolve_machine
+from ..runs.record import record_of
+from ..runs.refusals import BadInput, Failed, faults, one_of, refuse
+from ..runs.settings import Settings
 
 
 logger = logging.get_logger(__name__)
@@ -130,8 +128,9 @@ class Engine:
         self._worker.start()
 
     def options(self, recipe: str) -> dict[str, dict[str, Any]]:
-        """Every option of every stage as the recipe and the checkpoint have it."""
-        return self.pipe.resolve_options(recipe)
+        """Every option of every stage as the recipe, the checkpoint, and else the stage itself have it."""
+        resolved = self.pipe.resolve_options(recipe)
+        return {rung.name: rung.defaults | resolved[rung.name] for rung in self.pipe.rungs}
 
     def submit(self, settings: Settings, owner: str = "") -> Request:
         """Put a request in the queue.
@@ -203,12 +202,12 @@ class Engine:
                     continue
                 request = self._running = self._waiting.popleft()
             try:
-                with faults(None):
+                with faults():
                     self._make(request)
             except Cancelled:
                 request.show(state="cancelled")
             except (BadInput, Failed) as error:  # the same words as the command's
-                request.show(state="failed", message=error.format_message())
+                request.show(state="failed", message=str(error))
             except Exception:  # whatever it is, the next visitor is served
                 logger.exception(f"A request failed: {request.settings}")
                 request.show(state="failed", message="something went wrong here; the log of the demo says what")
@@ -218,60 +217,59 @@ class Engine:
 
     def _make(self, request: Request) -> None:
         settings = definite(self.pipe, request.settings, self.place, self.number_format)
-        names = STAGES[: STAGES.index(settings.stop_after or STAGES[-1]) + 1]
-        loops = _loops(settings.stage_options)
-        finished = 0  # loops of the stage at work
-        ends = [time.perf_counter()]
-        seconds: dict[str, float] = {}
+        names = self.pipe.stage_names
+        names = names[: names.index(settings.stop_after or names[-1]) + 1]
+        loops = self._loops(settings, names)
+        done = 0  # loops of the stage at work
         digest = ""
         request.folder.mkdir()
         request.show(state="running", stage=names[0])
 
         def step_done(stage: Any, step: int, timestep: object, tensors: object) -> dict[str, torch.Tensor]:
-            nonlocal finished
+            nonlocal done
             if request.cancelled.is_set():
                 raise Cancelled
             name, steps = stage.stage_name, stage.num_timesteps
-            part = (finished + (step + 1) / steps) / loops[name]
-            window = {"window": finished + 1, "windows": loops[name]}
-            finished += step + 1 == steps
+            part = (done + (step + 1) / steps) / loops[name]
+            window = {"window": done + 1, "windows": loops[name]}
+            done += step + 1 == steps
             progress = (names.index(name) + part) / len(names)
             request.show(stage=name, step=step + 1, steps=steps, progress=progress, **window)
             return {}
 
-        def stage_done(pipe: object, name: str, frames: Any) -> None:
-            nonlocal finished, digest
+        def stage_done(name: str, frames: Any, seconds: float) -> None:
+            nonlocal done, digest
             if request.cancelled.is_set():
                 raise Cancelled
-            ends.append(time.perf_counter())
-            seconds[name] = round(ends[-1] - ends[-2], 3)
             path = request.folder / f"{name}.mp4"
-            rate = KEYFRAME_FPS if name == "base" else settings.fps or FPS
-            own = settings if name == names[-1] else dataclasses.replace(settings, stop_after=name, fps=rate)
-            digest = write_frames(frames[0], str(path), rate, own, watermark=False)
-            finished, index = 0, names.index(name) + 1
+            own = settings
+            if name != names[-1]:
+                rate = frame_rate(self.pipe, settings.stage_options, name, request.settings.fps or FPS)
+                own = dataclasses.replace(settings, stop_after=name, fps=rate)
+            digest = write_frames(frames, str(path), own.fps or FPS, own, watermark=False)
+            done, index = 0, names.index(name) + 1
             clips = {**request.view.clips, name: path}
             request.show(clips=clips, progress=index / len(names), step=0, stage=names[min(index, len(names) - 1)])
 
-        with memory_told(self.pipe, settings.stage_options, lambda: request.view.stage or names[0]):
-            output: Any = self.pipe(
-                settings.prompt,
-                settings.negative_prompt,
-                recipe=settings.recipe,
-                stage_options=settings.stage_options,
-                stop_after=settings.stop_after,
-                generator=torch.Generator().manual_seed(settings.seed),
-                output_type="np",
-                callback_on_step_end=step_done,
-                callback_on_stage_end=stage_done,
-            )
-        frames = output.frames[0]
-        made = record_of(settings, Clip(frames, {}, seconds), str(request.view.clips[names[-1]]), digest, self.loading)
+        clip = make_clip(self.pipe, settings, on_stage_end=stage_done, on_step_end=step_done)
+        seconds = {"load": round(self.loading, 3), **clip.seconds}
+        made = record_of(settings, clip.frames, str(request.view.clips[names[-1]]), digest, seconds)
         record = request.folder / "show1.json"
         record.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
-        count, height, width, _ = frames.shape
-        summary = f"{count} frames of {width}x{height}, seed {settings.seed}, {sum(seconds.values()):.1f} s"
+        count, height, width, _ = clip.frames.shape
+        took = sum(clip.seconds.values())
+        summary = f"{count} frames of {width}x{height}, seed {settings.seed}, {took:.1f} s"
         request.show(state="done", record=record, summary=summary)
+
+    def _loops(self, settings: Settings, names: tuple[str, ...]) -> dict[str, int]:
+        """How often each stage goes through its steps. ValueError or TypeError for what the cascade refuses."""
+        extents = self.pipe.check_stages(names, settings.stage_options, 1, settings.num_frames)
+        given = (None, *extents.values())
+        return {
+            rung.name: rung.stage.loops(rung.call(settings.stage_options[rung.name]), extent)
+            for rung, extent in zip(self.pipe.rungs, given, strict=False)
+            if rung.name in names
+        }
 
     def sweep(self) -> None:
         """Remove the results that are older than `keep_seconds`, and the oldest of more than `keep_results`."""
@@ -281,16 +279,3 @@ class Engine:
             for index, folder in enumerate(folders):
                 if index < len(folders) - self.keep_results or folder.stat().st_mtime < oldest:
                     shutil.rmtree(folder)
-
-
-def _loops(options: dict[str, dict[str, Any]]) -> dict[str, int]:
-    """How often each stage goes through its steps: once for each (batch of) windows."""
-    base, interpolation, superres, _ = options.values()
-    pairs = max(base["num_frames"] - 1, 1)
-    frames = interpolated_length(base["num_frames"], interpolation["frames_between"])
-    return {
-        "base": 1,
-        "interpolation": -(-pairs // (interpolation.get("window_batch_size") or pairs)),
-        "superres": len(chained_windows(frames, superres["window_size"])),
-        "refine": 1,
-    }

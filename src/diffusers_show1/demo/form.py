@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..cli.refusals import refuse
-from ..cli.settings import CONTENT_FLAGS, STAGES, Settings, settings_from_flags
+from ..runs.refusals import refuse
+from ..runs.settings import CONTENT_FLAGS, Settings, settings_from_flags
 
 
 def read_form(
@@ -17,9 +17,10 @@ def read_form(
     seed: float | None = None,
     random_seed: bool = False,
     recipe: str = "default",
-    stop_after: str = STAGES[-1],
-    steps: Sequence[float | None] = (),
-    guidance: Sequence[float | None] = (),
+    stop_after: str | None = None,
+    steps: Mapping[str, float | None] | None = None,
+    guidance: Mapping[str, float | None] | None = None,
+    stages: Sequence[str] = (),
 ) -> Settings:
     """The settings that a visitor asks for.
 
@@ -29,10 +30,11 @@ def read_form(
         negative_prompt: what to keep out; empty for nothing.
         seed: a whole number from 0; not looked at with `random_seed`.
         random_seed: draw one.
-        recipe: `default`, `fast` or `official`.
-        stop_after: the last stage to run.
-        steps: denoising steps by stage, in order; None leaves the recipe's.
-        guidance: guidance scales, likewise.
+        recipe: one of the cascade's.
+        stop_after: the last stage to run; None for all.
+        steps: stage -> denoising steps; None leaves the recipe's.
+        guidance: stage -> guidance scale, likewise.
+        stages: the cascade's; by default those that the engine's model is known to have.
 
     Raises:
         BadInput: for the first value that cannot be used, in the words of `show1 generate`.
@@ -45,14 +47,13 @@ def read_form(
         "prompts": [prompt or ""],
         "negative_prompt": negative_prompt or None,
         "seed": None if random_seed or seed is None else int(seed),
-        "stop_after": None if stop_after == STAGES[-1] else stop_after,
-        "steps": _by_stage(steps),
-        "guidance": _by_stage(guidance),
+        "stop_after": stop_after,
+        "steps": _by_stage(steps or {}),
+        "guidance": _by_stage(guidance or {}),
     }
-    return settings_from_flags(flags)[0]
+    return settings_from_flags(flags, stages)[0]
 
 
-def _by_stage(values: Sequence[float | None]) -> str | None:
-    """Numbers in the order of the stages as `--steps` takes them: `base=20,superres=4`."""
-    pairs = zip(STAGES, values, strict=False)
-    return ",".join(f"{stage}={value}" for stage, value in pairs if value is not None) or None
+def _by_stage(values: Mapping[str, float | None]) -> str | None:
+    """Numbers by stage as `--steps` takes them: `base=20,superres=4`."""
+    return ",".join(f"{stage}={value}" for stage, value in values.items() if value is not None) or None

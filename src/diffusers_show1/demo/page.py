@@ -5,25 +5,27 @@ from __future__ import annotations
 
 import asyncio
 import html
+import inspect
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from fastapi.middleware import Middleware
 
-from ..cli.refusals import BadInput, Failed
-from ..cli.settings import RECIPES, STAGES
+from ..families import family_of
+from ..runs.refusals import BadInput, Failed
+from ..runs.settings import DEFAULT_RECIPE
 from .engine import Engine, Request, View
 from .form import read_form
 from .guard import Guard
 
 
 EXAMPLES = Path(__file__).parent / "examples"
-TITLES = dict(zip(STAGES, ("Keyframes", "Interpolation", "Super-resolution", "Refinement"), strict=True))
-NUMBERS = [f"{stage}-{what}" for what in ("steps", "guidance") for stage in STAGES]
+OPTIONS = {"steps": "num_inference_steps", "guidance": "guidance_scale"}  # what a visitor may set, by stage
+SMALL = 64  # up to this width, frames are shown with their pixels as squares
 POLL_SECONDS = 0.1
 SHOWN: dict[str, Any] = {"autoplay": True, "loop": True, "interactive": False, "buttons": ["download"]}
 CSS = """
@@ -37,8 +39,8 @@ CSS = """
 #stages { display: grid; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); }
 #stages .stage { gap: 2px; }
 #stages .empty { min-height: 96px; }
+.pixels video { image-rendering: pixelated; }
 #stages h4 { margin: 0; font-weight: 400; font-size: 0.85em; }
-#base video, #interpolation video { image-rendering: pixelated; }
 #examples { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); }
 .gradio-container:not(:has(#more input:checked)) #numbers { display: none; }
 """
@@ -48,9 +50,13 @@ def build(engine: Engine) -> gr.Blocks:
     """The page over an engine, not yet served. Gradio's own files go to the engine's work folder, too."""
     os.environ["GRADIO_TEMP_DIR"] = str(engine.folder)  # read as each component is made; the results lie in it
     gr.set_static_paths([EXAMPLES])  # served from where they are: copies would be swept away
-    with gr.Blocks(title="Show-1", analytics_enabled=False) as page:
+    titles = stage_titles(engine)
+    last = engine.pipe.stage_names[-1]
+    names = number_names(engine)
+    with gr.Blocks(title=family_title(engine), analytics_enabled=False) as page:
         gr.Markdown(
-            "# Show-1\nA sentence becomes a video in four stages: keyframes, the frames between, size, detail."
+            f"# {family_title(engine)}\nA sentence becomes a video in {count_in_words(len(titles))} stages: "
+            f"{', '.join(titles.values()).lower()}."
         )
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=300):
@@ -59,10 +65,10 @@ def build(engine: Engine) -> gr.Blocks:
                 with gr.Row():
                     seed_field = gr.Number(label="Seed", value=0, min_width=120, elem_id="seed")
                     random_seed = gr.Checkbox(label="Random seed", value=True, min_width=120, elem_id="random")
-                recipe = gr.Radio(list(RECIPES), value="default", label="Recipe")
+                recipe = gr.Radio(sorted(engine.pipe.recipes), value=DEFAULT_RECIPE, label="Recipe")
                 stop_after = gr.Dropdown(
-                    [(title, stage) for stage, title in TITLES.items()],
-                    value=STAGES[-1],
+                    [(title, stage) for stage, title in titles.items()],
+                    value=last,
                     label="Last stage to run",
                     elem_id="last",
                 )
@@ -70,16 +76,20 @@ def build(engine: Engine) -> gr.Blocks:
                 gr.Checkbox(label="Show steps and guidance", elem_id="more", interactive=True)
                 with gr.Column(elem_id="numbers"):
                     gr.Markdown("The recipe's, unless you change them. Guidance 1 is none.")
-                    values = dict(zip(NUMBERS, _numbers(engine, "default"), strict=True))
+                    values = dict(zip(names, numbers_of(engine, DEFAULT_RECIPE), strict=True))
                     numbers = {}
-                    for stage, title in TITLES.items():
+                    for stage, title in titles.items():
                         with gr.Row():
-                            for what in ("steps", "guidance"):
-                                name = f"{stage}-{what}"
-                                label = f"{title}: {what}"
-                                numbers[name] = gr.Number(values[name], label=label, min_width=120, elem_id=name)
+                            for what in OPTIONS:
+                                if (name := (stage, what)) in names:
+                                    numbers[name] = gr.Number(
+                                        values[name],
+                                        label=f"{title}: {what}",
+                                        min_width=120,
+                                        elem_id=f"{stage}-{what}",
+                                    )
                 fields = [prompt, negative_prompt, seed_field, random_seed, recipe, stop_after]
-                fields += [numbers[name] for name in NUMBERS]
+                fields += [numbers[name] for name in names]
                 with gr.Row():
                     start = gr.Button("Generate", variant="primary", elem_id="start", min_width=120)
                     cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", min_width=120)
@@ -88,13 +98,13 @@ def build(engine: Engine) -> gr.Blocks:
                 video = gr.Video(label="Newest stage", elem_id="video", **SHOWN)
                 clips = {}
                 with gr.Row(elem_id="stages"):
-                    for stage, title in TITLES.items():
+                    for stage, title in titles.items():
                         with gr.Column(min_width=130, elem_classes="stage"):
                             gr.Markdown(f"#### {title}")
-                            clips[stage] = gr.Video(elem_id=stage, show_label=False, **SHOWN)
+                            look = "pixels" if stage in small_stages(engine) else "smooth"
+                            clips[stage] = gr.Video(elem_id=stage, elem_classes=look, show_label=False, **SHOWN)
                 record = gr.DownloadButton("Settings (JSON)", interactive=False, elem_id="record")
-        if engine.asked.model == "tiny":  # another cascade would make something else of them
-            _examples(engine, fields)
+        _examples(engine, fields)
 
         async def generate(
             prompt: str,
@@ -103,24 +113,27 @@ def build(engine: Engine) -> gr.Blocks:
             random_seed: bool,
             recipe: str,
             stop_after: str,
-            base_steps: float | None,
-            interpolation_steps: float | None,
-            superres_steps: float | None,
-            refine_steps: float | None,
-            base_guidance: float | None,
-            interpolation_guidance: float | None,
-            superres_guidance: float | None,
-            refine_guidance: float | None,
             request: gr.Request,
+            *values: float | None,
         ) -> AsyncIterator[dict[Any, Any]]:
             try:
-                steps = (base_steps, interpolation_steps, superres_steps, refine_steps)
-                guidance = (base_guidance, interpolation_guidance, superres_guidance, refine_guidance)
-                form = (prompt, negative_prompt, seed, random_seed, recipe, stop_after, steps, guidance)
-                settings = read_form(engine.asked, *form)
+                settings = read_form(
+                    engine.asked,
+                    prompt,
+                    negative_prompt,
+                    seed,
+                    random_seed,
+                    recipe,
+                    None if stop_after == last else stop_after,
+                    **{
+                        what: {stage: value for (stage, of), value in zip(names, values, strict=True) if of == what}
+                        for what in OPTIONS
+                    },
+                    stages=engine.pipe.stage_names,
+                )
                 job = engine.submit(settings, request.session_hash or "")
             except (BadInput, Failed) as error:
-                yield {status: message(error.format_message(), error=True)}
+                yield {status: message(str(error), error=True)}
                 return
             shown = 0
             try:
@@ -132,7 +145,7 @@ def build(engine: Engine) -> gr.Blocks:
                     seed_field: settings.seed,
                 }
                 async for view, ahead in follow(engine, job):
-                    changes: dict[Any, Any] = {status: describe(view, ahead)}
+                    changes: dict[Any, Any] = {status: describe(view, ahead, titles)}
                     for stage, path in list(view.clips.items())[shown:]:
                         changes |= {clips[stage]: str(path), video: str(path)}
                     shown = len(view.clips)
@@ -144,6 +157,8 @@ def build(engine: Engine) -> gr.Blocks:
             finally:  # the visitor may have gone
                 engine.cancel(job)
 
+        # Gradio calls the numbers in its interface what the function's signature calls them: base_steps, ...
+        _name_the_rest(generate, [f"{stage}_{what}" for stage, what in names])
         start.click(
             generate,
             fields,
@@ -160,8 +175,8 @@ def build(engine: Engine) -> gr.Blocks:
         page.unload(stop)
 
         # In the browser: an answer of the server could come after the visitor has typed other numbers.
-        table = json.dumps({name: _numbers(engine, name) for name in RECIPES})
-        recipe.input(None, recipe, [numbers[name] for name in NUMBERS], js=f"recipe => ({table})[recipe]")
+        table = json.dumps({name: numbers_of(engine, name) for name in engine.pipe.recipes})
+        recipe.input(None, recipe, [numbers[name] for name in names], js=f"recipe => ({table})[recipe]")
     return page
 
 
@@ -195,8 +210,8 @@ def message(text: str, error: bool = False, progress: float | None = None) -> st
     return f'<p role="alert" class="error">{safe}</p>' if error else f'<p role="status">{safe}</p>{bar}'
 
 
-def describe(view: View, ahead: int) -> str:
-    """What the status field says of a request."""
+def describe(view: View, ahead: int, titles: Mapping[str, str]) -> str:
+    """What the status field says of a request; `titles` are those of the stages."""
     if view.state == "failed":
         return message(view.message, error=True)
     if view.state == "cancelled":
@@ -207,7 +222,7 @@ def describe(view: View, ahead: int) -> str:
         return message(f"Waiting: {ahead} before this one.", progress=0)
     window = f"window {view.window} of {view.windows}, " if view.windows > 1 else ""
     step = f"{window}step {view.step} of {view.steps}" if view.step else "begins"
-    return message(f"{TITLES[view.stage or STAGES[0]]}: {step}", progress=view.progress)
+    return message(f"{titles[view.stage or next(iter(titles))]}: {step}", progress=view.progress)
 
 
 async def follow(engine: Engine, request: Request) -> AsyncIterator[tuple[View, int]]:
@@ -227,21 +242,65 @@ async def follow(engine: Engine, request: Request) -> AsyncIterator[tuple[View, 
         await asyncio.sleep(POLL_SECONDS)
 
 
-def _numbers(engine: Engine, recipe: str) -> list[float]:
-    """A recipe's steps and guidance scales, as `NUMBERS` names them."""
-    options = engine.options(recipe).values()
-    return [own[name] for name in ("num_inference_steps", "guidance_scale") for own in options]
+def family_title(engine: Engine) -> str:
+    """What the cascade's family is called."""
+    name = type(engine.pipe).__name__
+    family = family_of(name)
+    return name if family is None else family.title
+
+
+def stage_titles(engine: Engine) -> dict[str, str]:
+    """Stage -> what visitors are told that it makes, in order."""
+    return {rung.name: rung.title for rung in engine.pipe.rungs}
+
+
+def number_names(engine: Engine) -> list[tuple[str, str]]:
+    """(stage, one of `OPTIONS`) of every number that a visitor may set: those of the options that the stage has."""
+    return [
+        (rung.name, what) for what, option in OPTIONS.items() for rung in engine.pipe.rungs if option in rung.options
+    ]
+
+
+def numbers_of(engine: Engine, recipe: str) -> list[float]:
+    """A recipe's numbers, as `number_names` names them."""
+    options = engine.options(recipe)
+    return [options[stage][OPTIONS[what]] for stage, what in number_names(engine)]
+
+
+def small_stages(engine: Engine) -> list[str]:
+    """The stages whose frames are so small that a smooth picture of them would hide what they are."""
+    extents = engine.pipe.check_stages(engine.pipe.stage_names, engine.pipe.resolve_options(), 1)
+    return [name for name, extent in extents.items() if (extent.width or 0) <= SMALL]
+
+
+def count_in_words(count: int) -> str:
+    """`"four"` for 4, and digits beyond six."""
+    words = ("no", "one", "two", "three", "four", "five", "six")
+    return words[count] if count < len(words) else str(count)
+
+
+def _name_the_rest(function: Any, names: list[str]) -> None:
+    """Has a function with `*values` behind named arguments and a request say in its signature what those are."""
+    kept = inspect.signature(function)
+    rest = [
+        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=float | None) for name in names
+    ]
+    named = [p for p in kept.parameters.values() if p.kind is not inspect.Parameter.VAR_POSITIONAL]
+    function.__signature__ = kept.replace(parameters=[*named, *rest])
 
 
 def _examples(engine: Engine, fields: list[Any]) -> None:
-    """Clips that come with the package, each with a button that fills the form with what made it."""
+    """Clips of this cascade that come with the package, each with a button that fills the form with what made it."""
+    records = {path: json.loads(path.read_text(encoding="utf-8"))["settings"] for path in EXAMPLES.glob("*.json")}
+    records = {path: made for path, made in sorted(records.items()) if made["model"] == engine.asked.model}
+    if not records:  # another cascade would make something else of them
+        return
     gr.Markdown("## Examples\nMade by this very cascade. A click on a prompt fills the form with it and its seed.")
     with gr.Row(elem_id="examples"):
-        for path in sorted(EXAMPLES.glob("*.json")):
-            made = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        for path, made in records.items():
             with gr.Column(min_width=150):
                 gr.Video(str(path.with_suffix(".mp4")), show_label=False, **(SHOWN | {"buttons": []}))
-                form = [made["prompt"], "", made["seed"], False, made["recipe"], STAGES[-1]]
-                values = [*form, *_numbers(engine, made["recipe"])]
+                form = [made["prompt"], "", made["seed"], False, made["recipe"], engine.pipe.stage_names[-1]]
+                values = [*form, *numbers_of(engine, made["recipe"])]
                 button = gr.Button(made["prompt"], size="sm", elem_classes="example")
                 button.click(None, None, fields, js=f"() => {json.dumps(values)}")

@@ -175,7 +175,7 @@ class EndpointHandler:
 
 
 def import_libraries(index: dict[str, Any]) -> None:
-    """Import what teaches diffusers the class names in a `model_index.json`: this package, and those of its networks."""
+    """Import what teaches diffusers the class names in a `model_index.json`: this package, and its networks' own."""
     names = {"diffusers_show1", *(entry[0] for entry in index.values() if isinstance(entry, list) and entry[0])}
     for name in sorted(names - {"diffusers", "transformers"}):
         if "." not in name and importlib.util.find_spec(name) is not None:

@@ -13,7 +13,7 @@ property (`pipe.keyframes`): a pipeline over the registered components. What is 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, get_type_hints
 
 import numpy as np
@@ -27,7 +27,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ..clips.arrays import to_model_space
 from ..clips.words import shorten
-from ..sampling.call import PIXELS, Extent, Handover
+from ..sampling.call import PIXELS, Call, Extent, Handover
 from ..sampling.checks import check_count, check_generator, check_output_type
 from ..sampling.noise import Generators, per_video, replay, spawn
 from ..sampling.outputs import VideoPipelineOutput
@@ -276,13 +276,29 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
         Returns:
             Stage name -> calls.
         """
-        calls, extent = {}, None
+        calls = {}
+        for rung, call, given, _ in cls.run_through(options):
+            own = [name for name, part in rung.parts.items() if part in parts]
+            calls[rung.name] = rung.stage.network_calls(call, given, own)
+        return calls
+
+    @classmethod
+    def run_through(cls, options: StageOptions) -> Iterator[tuple[Rung, Call, Extent | None, Extent]]:
+        """What each stage of a whole run would be called with, without a check and without running anything.
+
+        Args:
+            options: of every stage, as `resolve_options` returns them.
+
+        Yields:
+            A rung, its call, the extent of the frames that it is given (None for the first), and that of its own; a
+            side that only a network knows is None.
+        """
+        given = None
         for rung in cls.rungs:
             call = rung.call(options[rung.name])
-            own = [name for name, part in rung.parts.items() if part in parts]
-            calls[rung.name] = rung.stage.network_calls(call, extent, own)
-            extent = rung.stage.extent(call, extent)
-        return calls
+            extent = rung.stage.extent(call, given)
+            yield rung, call, given, extent
+            given = extent
 
     # --- the cascade -------------------------------------------------------------------------------------------------
 
@@ -378,7 +394,7 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
         embeds = {"prompt_embeds": prompt_embeds, "negative_prompt_embeds": negative_prompt_embeds, **embeds}
         batch = self.check_text(names, options, prompt, negative_prompt, embeds) * num_videos_per_prompt
         check_generator(generator, batch)
-        if window_store is not None and (strangers := set(window_store.windows) - set(self.stage_names)):
+        if window_store is not None and (strangers := set(window_store.stages()) - set(self.stage_names)):
             raise ValueError(f"`window_store` must name stages of {self.stage_names}, got {sorted(strangers)}.")
         tensor_inputs = callback_on_step_end_tensor_inputs
         extent = None if given is None else extent_of(given.video)

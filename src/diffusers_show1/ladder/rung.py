@@ -35,12 +35,18 @@ class Rung:
             component has the rung's name in front of its own there.
         components: those that are called something else in the cascade: the stage's name -> the cascade's. So two
             rungs share one network.
+        title: what people are told that it makes; by default its name.
     """
 
     name: str
     stage: type[DiffusionPipeline]
     shared: tuple[str, ...] = ()
     components: Mapping[str, str] = field(default_factory=dict)
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.title:
+            object.__setattr__(self, "title", self.name.replace("_", " ").capitalize())
 
     @cached_property
     def parts(self) -> dict[str, str]:

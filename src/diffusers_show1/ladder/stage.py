@@ -109,6 +109,11 @@ class StagePipeline(NetworkTypesMixin, DenoisingMixin, PromptMixin, StageLoraMix
         return 1
 
     @classmethod
+    def loops(cls, call: Any, given: Extent | None) -> int:
+        """How often one video goes through the steps: once for each of the windows that a `WindowStore` gets."""
+        return cls.windows(call, given)
+
+    @classmethod
     def steps_run(cls, call: Any) -> int:
         """Steps of each window's loop."""
         if call.sigmas is not None:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Long generations in a folder of their own, which a killed process leaves fit to go on: see `job.py`."""
+"""One video made and kept: its settings, its record, its job; what the command and the page share."""

@@ -10,13 +10,15 @@ lock                              held by the process at work; the system lets g
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..sampling.windows import WindowStore
 
 
 if TYPE_CHECKING:
@@ -31,26 +33,15 @@ class JobError(RuntimeError):
     """A job can't begin, go on or be saved. The message says what to do; what was finished before is kept."""
 
 
-def versions() -> dict[str, str | None]:
-    """Versions of this package and of those that decide its numbers; None for one that is not installed."""
-    found: dict[str, str | None] = {}
-    libraries = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "huggingface_hub", "numpy")
-    for name in ("diffusers_show1", *libraries, "xformers", "peft"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-class JobFolder:
-    """The files of one job.
+class JobFolder(WindowStore):
+    """The files of one job, which stages save their windows in and take them over from.
 
     Args:
         path: an existing job's folder, an empty one, or one that is made when the job begins.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
+        super().__init__()
         self.path = Path(path)
 
     def read(self) -> dict[str, Any] | None:
@@ -71,6 +62,8 @@ class JobFolder:
             found = json.loads(record.read_text(encoding="utf-8"))
             if found["show1_job"] != FORMAT:
                 raise JobError(f"{record} has the format {found['show1_job']!r}; this version reads {FORMAT}")
+            if found.get("sha256", digest(found)) != digest(found):
+                raise JobError(f"{record} was changed since the job began: what is finished would not fit to it")
             for key in ("settings", "models", "versions", "about"):
                 if not isinstance(found[key], dict):
                     raise TypeError(f"its {key} are a {type(found[key]).__name__}")
@@ -108,11 +101,21 @@ class JobFolder:
 
     def write(self, record: dict[str, Any]) -> None:
         """Writes `job.json`: from then on there is a job."""
-        text = json.dumps({"show1_job": FORMAT, **record}, indent=2) + "\n"
+        whole = json.loads(json.dumps({"show1_job": FORMAT, **record}))
+        text = json.dumps({**whole, "sha256": digest(whole)}, indent=2) + "\n"
         self._replace("job.json", text.encode("utf-8"))
 
-    def windows(self, stage: str) -> list[Tensor]:
-        """The windows of a stage up to the first that is not finished, on the CPU."""
+    def stages(self) -> list[str]:
+        """The stages that have windows here."""
+        files = self._entries("windows")
+        return sorted({path.stem.rpartition("-")[0] for path in files if path.suffix == ".safetensors"})
+
+    def finished(self, stage: str) -> list[Tensor]:
+        """The windows of a stage up to the first that is not finished, on the CPU.
+
+        Raises:
+            JobError: a file is damaged, or can't be read.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -132,8 +135,12 @@ class JobFolder:
         for path in sorted((self.path / "windows").glob(f"{stage}-*.safetensors"), reverse=True):
             path.unlink()
 
-    def save_window(self, stage: str, index: int, window: Tensor) -> None:
-        """Saves one finished window as it is."""
+    def add(self, stage: str, index: int, window: Tensor) -> None:
+        """Saves one finished window as it is.
+
+        Raises:
+            JobError: it can't be written.
+        """
         from safetensors.torch import save
 
         name = str(self._window(stage, index).relative_to(self.path))
@@ -175,6 +182,12 @@ class JobFolder:
                 f"{self.path} can't be written to ({error.strerror or error}): what was finished before is kept; "
                 "mend that, and resume"
             ) from error
+
+
+def digest(record: dict[str, Any]) -> str:
+    """SHA-256 of what a `job.json` says of the video: settings and models that were edited by hand are told by it."""
+    said = [record.get(name) for name in ("settings", "models", "about")]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _is_left_behind(entry: Path) -> bool:

@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,26 +17,28 @@ from ..clips.frames import to_uint8
 from ..sampling.checks import check_count
 from ..sampling.outputs import VideoPipelineOutput
 from .fingerprint import changes, fingerprint
-from .folder import JobError, JobFolder, versions
+from .folder import JobError, JobFolder
 from .memory import memory_told
+from .versions import versions
 
 
 if TYPE_CHECKING:
-    from ..families.show1.cascade import Show1CascadePipeline
+    from ..ladder.cascade import CascadePipeline
+    from ..ladder.rung import StageOptions
 
 logger = logging.get_logger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class JobSettings:
-    """One video, as `Show1CascadePipeline.__call__` takes it.
+    """One video, as a cascade's call takes it.
 
     Args:
         prompt: what to show.
         seed: of the noise, which is drawn on the CPU.
         negative_prompt: what guidance leads away from.
         num_frames: frames of the video, at least 1; by default the recipe's.
-        recipe: `"default"`, `"official"` or `"fast"`.
+        recipe: one of the cascade's, such as `"default"` or `"fast"`.
         stage_options: stage name -> options of that stage's call, of what JSON can say.
         stop_after: the last stage to run; by default all run.
     """
@@ -79,7 +80,7 @@ class GenerationJob:
 
     def __init__(
         self,
-        pipe: Show1CascadePipeline,
+        pipe: CascadePipeline,
         folder: str | os.PathLike[str],
         settings: JobSettings | None = None,
         about: dict[str, Any] | None = None,
@@ -90,7 +91,7 @@ class GenerationJob:
             raise ValueError(f"`settings` is required: no job has begun in {self.folder.path}, got None.")
         asked = None if settings is None else self._resolve(settings)
         if begun is not None and asked is not None:
-            _check_same(begun["settings"], asked)
+            _check_same(begun["settings"], asked, pipe.low_memory_options)
         models = fingerprint(pipe)
         with self.folder.locked():
             begun = self._read()
@@ -127,10 +128,8 @@ class GenerationJob:
     def _resolve(self, settings: JobSettings) -> dict[str, Any]:
         """The settings with every option of every stage, as JSON gives them back."""
         options = self.pipe.resolve_options(settings.recipe, settings.stage_options, settings.num_frames)
-        for stage, values in options.items():  # defaults too: another version may have others
-            parameters = inspect.signature(type(getattr(self.pipe, stage)).__call__).parameters
-            defaults = {name: parameters[name].default for name in self.pipe.stage_option_names(stage)}
-            options[stage] = defaults | values
+        for rung in self.pipe.rungs:  # defaults too: another version may have others
+            options[rung.name] = rung.defaults | options[rung.name]
         try:
             return json.loads(json.dumps(dataclasses.asdict(settings) | {"stage_options": options}))
         except TypeError as error:
@@ -138,7 +137,7 @@ class GenerationJob:
 
     def _change_portions(self, begun: dict[str, Any], wanted: dict[str, dict[str, Any]]) -> None:
         """Takes over how much is to be done at once, but for stages that are finished."""
-        for stage, options in PORTIONS.items():
+        for stage, options in self.pipe.low_memory_options.items():
             own, asked = begun["settings"]["stage_options"][stage], wanted.get(stage, {})
             changed = {name: asked[name] for name in options if name in asked and asked[name] != own[name]}
             if changed and not self.folder.is_finished(stage):
@@ -150,7 +149,7 @@ class GenerationJob:
     def run(
         self,
         output_type: str = "pil",
-        callback_on_stage_end: Callable[[Show1CascadePipeline, str, Any], None] | None = None,
+        callback_on_stage_end: Callable[[CascadePipeline, str, Any], None] | None = None,
         callback_on_step_end: Callable | None = None,
     ) -> VideoPipelineOutput:
         """Makes what is not finished; in a finished job, only decodes the frames again.
@@ -191,7 +190,6 @@ class GenerationJob:
         settings = dataclasses.asdict(self.settings)
         seed = settings.pop("seed")
         with self.folder.locked():
-            finished: dict[str, Sequence[Tensor]] = {name: self.folder.windows(name) for name in self.pipe.stage_names}
             with memory_told(self.pipe, self.settings.stage_options, lambda: self.pipe.stage_names[len(done)]):
                 output: Any = self.pipe(
                     **settings,
@@ -200,16 +198,13 @@ class GenerationJob:
                     return_stages=True,
                     callback_on_stage_end=stage_done,
                     callback_on_step_end=step_done,
-                    callback_on_window_end=lambda stage, index, window: self.folder.save_window(
-                        stage.stage_name, index, window
-                    ),
-                    finished_windows=finished,
+                    window_store=self.folder,
                 )
                 return output
 
 
-def _check_same(begun: dict[str, Any], asked: dict[str, Any]) -> None:
-    """ValueError for the first setting that is not that of the job, `PORTIONS` aside."""
+def _check_same(begun: dict[str, Any], asked: dict[str, Any], portions: StageOptions) -> None:
+    """ValueError for the first setting that is not that of the job, but for how much is done at once."""
 
     def check(name: str, value: Any, got: Any) -> None:
         if got != value:
@@ -220,5 +215,5 @@ def _check_same(begun: dict[str, Any], asked: dict[str, Any]) -> None:
             check(name, value, asked[name])
     for stage, options in begun["stage_options"].items():
         for name, value in options.items():
-            if name not in PORTIONS[stage]:
+            if name not in portions.get(stage, {}):
                 check(f"stage_options[{stage!r}][{name!r}]", value, asked["stage_options"][stage].get(name))

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import DiffusionPipeline
 from torch import nn
 
 
+if TYPE_CHECKING:
+    from ..ladder.cascade import CascadePipeline
+    from ..ladder.rung import StageOptions
+
+
 @contextlib.contextmanager
-def memory_told(
-    pipe: DiffusionPipeline, options: dict[str, dict[str, Any]], stage: Callable[[], str]
-) -> Iterator[None]:
+def memory_told(pipe: CascadePipeline, options: StageOptions, stage: Callable[[], str]) -> Iterator[None]:
     """Names the stage that runs out of memory, and what would help.
 
     Args:
@@ -39,7 +41,7 @@ def memory_told(
         ) from error
 
 
-def memory_advice(pipe: DiffusionPipeline, stage: str, options: dict[str, dict[str, Any]]) -> list[str]:
+def memory_advice(pipe: CascadePipeline, stage: str, options: StageOptions) -> list[str]:
     """The switches that are still off and would help this stage, each with what it saves, the strongest first."""
     networks = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
     sizes = {name: sum(p.numel() * p.element_size() for p in part.parameters()) for name, part in networks.items()}
@@ -64,39 +66,36 @@ def memory_advice(pipe: DiffusionPipeline, stage: str, options: dict[str, dict[s
             "dtype=torch.bfloat16 or torch.float16 (--dtype) takes half for weights and for all else, "
             f"{_gib(wide // 2)} less for weights alone"
         )
-    return advice + _stage_advice(stage, options)
+    return advice + _stage_advice(pipe, stage, options)
 
 
-def _stage_advice(stage: str, options: dict[str, dict[str, Any]]) -> list[str]:
-    own, advice = options[stage], []
-    if stage == "interpolation":
-        pairs = options["base"]["num_frames"] - 1
-        at_once = own.get("window_batch_size") or pairs
+def _stage_advice(pipe: CascadePipeline, stage: str, options: StageOptions) -> list[str]:
+    """Of the options that do the same in smaller portions, those that are not set, and what a smaller video saves."""
+    rung, call, given, _ = next(found for found in pipe.run_through(options) if found[0].name == stage)
+    own = rung.defaults | options[stage]
+    advice = []
+    if "window_batch_size" in rung.stage.low_memory:
+        windows = rung.stage.windows(call, given)
+        at_once = min(own["window_batch_size"] or windows, windows)
         if at_once > 1:
             advice.append(
-                f"the option window_batch_size=1 denoises one pair of keyframes at a time instead of {at_once}: "
+                f"the option window_batch_size=1 denoises one window at a time instead of {at_once}: "
                 f"about 1/{at_once} of what the stage needs beside weights, for the same video"
             )
-    if own["guidance_scale"] > 1 and not own.get("split_guidance"):
+    if "split_guidance" in rung.stage.low_memory and own["guidance_scale"] > 1 and not own["split_guidance"]:
         advice.append(
             "the option split_guidance=True gives the network one branch of guidance at a time instead of both: "
             "about half of what it needs beside weights, for the same video"
         )
-    if stage == "refine" and (at_once := own.get("vae_batch_size", 8)) != 1:
+    if "vae_batch_size" in rung.stage.low_memory and own["vae_batch_size"] != 1:
         advice.append(
-            f"the option vae_batch_size=1 encodes and decodes one frame at a time instead of {at_once or 'all'}, "
-            "for the same video"
+            "the option vae_batch_size=1 encodes and decodes one frame at a time instead of "
+            f"{own['vae_batch_size'] or 'all'}, for the same video"
         )
-    if stage == "base":
-        advice.append("fewer frames (num_frames, --frames) need less in proportion beside weights")
-    elif stage == "interpolation" and not advice:
-        advice.append("smaller frames (height and width of the stage 'base') need less, and are another video")
-    elif stage != "interpolation":
-        size = own.get("window_size", 8 if stage == "superres" else 29)
-        advice.append(
-            f"a smaller window_size than {size} needs less in proportion beside weights, and is another video"
-        )
-    return advice
+    for name, value in rung.stage.low_memory.items():
+        if name not in ("window_batch_size", "split_guidance", "vae_batch_size") and own[name] != value:
+            advice.append(f"the option {name}={value!r} works in smaller portions, for the same video")
+    return [*advice, rung.stage.shrink.format_map(own)]
 
 
 def _gib(size: int) -> str:

@@ -53,6 +53,7 @@ class WindowStore:
         pipe(prompt, generator=torch.Generator().manual_seed(0), window_store=store)  # goes on
 
     A stage all of whose windows are there runs no network; the result is that of an undisturbed run, bit for bit.
+    A subclass that keeps them elsewhere, such as a job's folder, has the three methods.
 
     Args:
         windows: stage name -> its first windows, in order, (b, c, f, h, w) in the model's own range: what an earlier
@@ -61,6 +62,10 @@ class WindowStore:
 
     def __init__(self, windows: Mapping[str, Sequence[Tensor]] | None = None):
         self.windows: dict[str, list[Tensor]] = {name: list(given) for name, given in (windows or {}).items()}
+
+    def stages(self) -> Sequence[str]:
+        """The stages that it holds windows of."""
+        return list(self.windows)
 
     def finished(self, stage: str) -> Sequence[Tensor]:
         """The first windows of a stage, in order.

@@ -59,10 +59,10 @@ class Show1CascadePipeline(CascadePipeline):
     """
 
     rungs = (
-        Rung("base", Show1KeyframePipeline, shared=_T5),
+        Rung("base", Show1KeyframePipeline, shared=_T5, title="Keyframes"),
         Rung("interpolation", Show1InterpolationPipeline, shared=_T5),
-        Rung("superres", Show1SuperResolutionPipeline, shared=(*_T5, *_IMAGE_MODEL)),
-        Rung("refine", Show1RefinementPipeline),
+        Rung("superres", Show1SuperResolutionPipeline, shared=(*_T5, *_IMAGE_MODEL), title="Super-resolution"),
+        Rung("refine", Show1RefinementPipeline, title="Refinement"),
     )
     recipes = RECIPES
 

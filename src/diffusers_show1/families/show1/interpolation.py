@@ -190,6 +190,10 @@ class Show1InterpolationPipeline(StagePipeline):
     def windows(cls, call: Any, given: Extent | None) -> int:
         return given.frames - 1
 
+    @classmethod
+    def loops(cls, call: Any, given: Extent | None) -> int:
+        return len(cls._parts(call, 1, cls.windows(call, given)))
+
     @staticmethod
     def prepare_condition(keyframes: Tensor, length: int) -> Tensor:
         """The condition of every pair of keyframes: their linear blend, and the mask of the known frames (Eq. 6).

@@ -49,7 +49,7 @@ class Show1RefinementPipeline(StagePipeline, TextualInversionLoaderMixin):
     stage_name = "refine"
     gives = LATENTS
     low_memory = {"split_guidance": True, "vae_batch_size": 1}
-    shrink = "a smaller window_size needs less in proportion beside weights, and is another video"
+    shrink = "a smaller window_size than {window_size} needs less in proportion beside weights, and is another video"
     model_cpu_offload_seq = "text_encoder->unet->vae->safety_checker"
     _mask_padding = False
 
@@ -233,6 +233,10 @@ class Show1RefinementPipeline(StagePipeline, TextualInversionLoaderMixin):
     def windows(cls, call: Any, given: Extent | None) -> int:
         size = call.window_size or given.frames
         return len(overlapping_windows(given.frames, size, call.window_overlap))
+
+    @classmethod
+    def loops(cls, call: Any, given: Extent | None) -> int:
+        return 1  # its windows are blended in each step
 
     @classmethod
     def steps_run(cls, call: Any) -> int:

@@ -49,7 +49,7 @@ class Show1SuperResolutionPipeline(FirstFrameMixin, StagePipeline):
     """
 
     stage_name = "superres"
-    shrink = "a smaller window_size needs less in proportion beside weights, and is another video"
+    shrink = "a smaller window_size than {window_size} needs less in proportion beside weights, and is another video"
     cleans_captions = True
     model_cpu_offload_seq = "text_encoder->first_frame_unet->unet->safety_checker"
     _optional_components = [*StagePipeline._optional_components, "first_frame_unet", "first_frame_scheduler"]
@@ -240,7 +240,7 @@ class Show1SuperResolutionPipeline(FirstFrameMixin, StagePipeline):
     @classmethod
     def extent(cls, call: Any, given: Extent | None) -> Extent:
         sides = (given.height, call.height), (given.width, call.width)
-        return Extent(given.frames, *(4 * side if own is None else own for side, own in sides))
+        return Extent(given.frames, *(4 * side if own is None and side else own for side, own in sides))
 
     @classmethod
     def windows(cls, call: Any, given: Extent | None) -> int:

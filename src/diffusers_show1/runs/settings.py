@@ -9,15 +9,20 @@ import math
 import os
 import re
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..families import all_families, family_of
+from ..ladder.family import Family
 from .refusals import BadInput, one_of, refuse
 
 
-# Spelled out so that a wrong name is answered without importing the cascade; a test compares them with it.
-STAGES = ("base", "interpolation", "superres", "refine")
-RECIPES = ("default", "fast", "official")
+if TYPE_CHECKING:
+    from .job import JobSettings
+
+DEFAULT_MODEL = "tiny"  # ships with the package
+DEFAULT_RECIPE = "default"  # which every cascade has
 DTYPES = ("float32", "float16", "bfloat16")
 MAX_STEPS = 1000  # the length of every published training schedule
 MAX_SEED = 2**53  # whole numbers up to here survive any JSON reader
@@ -46,9 +51,9 @@ class Settings:
     prompt: str
     seed: int
     negative_prompt: str | None = None
-    model: str = "tiny"
+    model: str = DEFAULT_MODEL
     model_revision: str | None = None
-    recipe: str = "default"
+    recipe: str = DEFAULT_RECIPE
     stage_options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     num_frames: int | None = None
     stop_after: str | None = None
@@ -57,7 +62,10 @@ class Settings:
     dtype: str = "auto"
 
     def check(self) -> Settings:
-        """Raise `BadInput` for the first value that cannot be used; needs no model and imports no framework."""
+        """Raise `BadInput` for the first value that cannot be used; needs no model, and asks the Hub for nothing.
+
+        Names of stages and recipes are those of the model's cascade; where that is on the Hub, loading it tells.
+        """
         for argument, text in (("PROMPT", self.prompt), ("--negative-prompt", self.negative_prompt or "")):
             if len(text) > MAX_CHARACTERS:
                 refuse(argument, text, f"a text of at most {MAX_CHARACTERS} characters")
@@ -75,32 +83,56 @@ class Settings:
             refuse("--frames", self.num_frames, f"a whole number of at most {MAX_FRAMES}")
         if self.fps is not None and not 0.1 <= self.fps <= 1000:
             refuse("--fps", self.fps, "a number above 0, from 0.1 to 1000")
-        one_of("--recipe", self.recipe, RECIPES)
-        one_of("--stop-after", self.stop_after or STAGES[-1], STAGES)
         one_of("--dtype", self.dtype, ("auto", *DTYPES))
         if not re.fullmatch(r"auto|cpu|(cuda|mps|xpu)(:[0-9]{1,2})?", self.device):
             refuse("--device", self.device, "one of auto, cpu, cuda, cuda:N, mps, xpu, xpu:N")
-        for stage in self.stage_options:
-            one_of("stage_options", stage, STAGES)
         # It becomes a part of a path in the Hub's cache.
         if self.model_revision is not None and not re.fullmatch(r"\w+([./-]\w+)*", self.model_revision):
             refuse("model_revision", self.model_revision, "a branch, tag or commit")
-        check_model(self.model)
+        family = check_model(self.model)
+        if family is not None:
+            self.check_names(tuple(family.stages))
+            if self.recipe != DEFAULT_RECIPE:
+                one_of("--recipe", self.recipe, sorted(family.cascade_class.recipes))
         return self
 
+    def for_job(self) -> JobSettings:
+        """What of it a job is begun with."""
+        from .job import JobSettings
 
-def per_stage(argument: str, text: str, number: type, least: float, most: float) -> dict[str, Any]:
+        return JobSettings(**{field.name: getattr(self, field.name) for field in dataclasses.fields(JobSettings)})
+
+    def check_names(self, stages: Sequence[str]) -> None:
+        """Raise `BadInput` unless all stages that are named are among `stages`, those of the cascade."""
+        if self.stop_after is not None:
+            one_of("--stop-after", self.stop_after, stages)
+        for stage in self.stage_options:
+            one_of("stage_options", stage, stages)
+
+
+def per_stage(
+    argument: str, text: str, number: type, least: float, most: float, stages: Sequence[str]
+) -> dict[str, Any]:
     """Numbers by stage from `"20"` (every stage) or `"base=20,superres=4"` (the others keep the recipe's).
 
-    `number` is `int` or `float`; each value has to lie in `least`..`most`. Raises `BadInput` for anything else.
+    Args:
+        argument: where the text stands, for messages.
+        text: what stands there.
+        number: `int` or `float`.
+        least: each value has to be at least this.
+        most: and at most this.
+        stages: the cascade's, in order.
+
+    Raises:
+        BadInput: for anything else.
     """
     kind = "a whole number" if number is int else "a number"
     limits = f"of at least {least:g}" if math.isinf(most) else f"from {least:g} to {most:g}"
-    allowed = f"{kind} {limits}, or stage=number pairs with commas between ({', '.join(STAGES)})"
+    allowed = f"{kind} {limits}, or stage=number pairs with commas between ({', '.join(stages)})"
     values: dict[str, Any] = {}
     for item in text.split(","):
         stage, equals, value = item.rpartition("=")
-        stages = (stage.strip(),) if equals else STAGES
+        named = (stage.strip(),) if equals else tuple(stages)
         try:
             parsed = number(value)
         except ValueError:
@@ -109,11 +141,11 @@ def per_stage(argument: str, text: str, number: type, least: float, most: float)
         if (
             not (least <= parsed <= most)
             or math.isinf(parsed)
-            or values.keys() & set(stages)
-            or set(stages) - {*STAGES}
+            or values.keys() & set(named)
+            or set(named) - set(stages)
         ):
             refuse(argument, text, allowed)
-        values.update(dict.fromkeys(stages, parsed))
+        values.update(dict.fromkeys(named, parsed))
     return values
 
 
@@ -123,9 +155,23 @@ def read_prompts(text: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def check_model(model: str) -> None:
-    """Raise `BadInput` unless `model` is `tiny`, `showlab`, a folder of a cascade, or has the form of a Hub id."""
-    allowed = "tiny, showlab, a folder that holds a Show-1 cascade, or a Hub id (owner/name)"
+def models() -> dict[str, Family]:
+    """The names that a model may have instead of a folder's or a Hub id, and whose they are."""
+    return {name: family for family in all_families() for name in family.short_names}
+
+
+def check_model(model: str) -> Family | None:
+    """The family of the cascade that `model` names, or None where only the Hub knows.
+
+    Args:
+        model: one of `models()`, a folder of a cascade, or what has the form of a Hub id.
+
+    Raises:
+        BadInput: it is none of them.
+    """
+    allowed = f"{', '.join(models())}, a folder that holds a cascade, or a Hub id (owner/name)"
+    if model in models():
+        return models()[model]
     folder = model_folder(model)
     if folder is not None:
         try:
@@ -133,31 +179,57 @@ def check_model(model: str) -> None:
             name = index["_class_name"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             refuse("--model", model, allowed, f"{folder} has no readable model_index.json")
-        if "Show1CascadePipeline" not in (name, *(name if isinstance(name, list) else ())):
+        names = name if isinstance(name, list) else [name]
+        found = next((family for family in all_families() if family.cascade in names), None)
+        if found is None:
             refuse("--model", model, allowed, f"{folder} holds a {name}")
-    elif model != "showlab":
-        from huggingface_hub.errors import HFValidationError
-        from huggingface_hub.utils import validate_repo_id
+        return found
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(model)
+    except HFValidationError:
+        refuse("--model", model, allowed, "there is no folder of this name")
+    if "/" not in model:
+        refuse("--model", model, allowed, "there is no folder of this name")
+    return None
+
+
+def stage_names(model: str) -> tuple[str, ...]:
+    """The stages of the cascade that `model` names, in order; for a Hub id, its index is asked for.
+
+    Raises:
+        BadInput: it is no cascade, or the Hub cannot be reached.
+    """
+    family = check_model(model)
+    if family is None:
+        from ..hub.recognise import recognise
 
         try:
-            validate_repo_id(model)
-        except HFValidationError:
-            refuse("--model", model, allowed, "there is no folder of this name")
-        if "/" not in model:
-            refuse("--model", model, allowed, "there is no folder of this name")
+            kind = recognise(model)
+        except OSError as error:
+            refuse("--model", model, "a model that can be loaded", str(error).strip().splitlines()[0])
+        family = family_of(kind.class_name or "")
+        if family is None or not kind.generates:
+            refuse("--model", model, "a cascade", f"it is {kind}")
+    return tuple(family.stages)
 
 
 def model_folder(model: str) -> Path | None:
     """The local folder that `model` names, or None when it is to come from the Hub."""
-    if model == "tiny":
-        from ..tiny import TINY_PATH
-
-        return TINY_PATH
-    return Path(model) if model != "showlab" and os.path.isdir(model) else None
+    if model in models():
+        return models()[model].short_names[model]
+    return Path(model) if os.path.isdir(model) else None
 
 
-def settings_from_flags(flags: dict[str, Any]) -> list[Settings]:
-    """The settings of every clip that the flags of `generate` ask for, checked."""
+def settings_from_flags(flags: dict[str, Any], stages: Sequence[str] = ()) -> list[Settings]:
+    """The settings of every clip that the flags of `generate` ask for, checked.
+
+    Args:
+        flags: by the names of `CONTENT_FLAGS`, and `device`.
+        stages: the cascade's, where it is loaded already.
+    """
     prompts = list(flags["prompts"] or [])
     if flags["prompts_file"] is not None:
         try:
@@ -167,17 +239,19 @@ def settings_from_flags(flags: dict[str, Any]) -> list[Settings]:
     if not prompts:
         refuse("PROMPT", "", "at least one prompt, here or in --prompts-file")
     options: dict[str, dict[str, Any]] = {}
+    if flags["steps"] is not None or flags["guidance"] is not None:
+        stages = stages or stage_names(flags["model"] or DEFAULT_MODEL)
     if flags["steps"] is not None:
-        for stage, value in per_stage("--steps", flags["steps"], int, 1, MAX_STEPS).items():
+        for stage, value in per_stage("--steps", flags["steps"], int, 1, MAX_STEPS, stages).items():
             options.setdefault(stage, {})["num_inference_steps"] = value
     if flags["guidance"] is not None:
-        for stage, value in per_stage("--guidance", flags["guidance"], float, 1, math.inf).items():
+        for stage, value in per_stage("--guidance", flags["guidance"], float, 1, math.inf, stages).items():
             options.setdefault(stage, {})["guidance_scale"] = value
     seed = secrets.randbelow(2**32) if flags["seed"] is None else flags["seed"]
     given = {name: flags[name] for name in ("negative_prompt", "stop_after", "fps")}
     given |= {name: flags[name] for name in ("model", "recipe", "device", "dtype") if flags[name] is not None}
     given |= {"num_frames": flags["frames"], "stage_options": options}
-    if given.get("model", "tiny") != "tiny" and model_folder(given["model"]) is not None:
+    if "model" in given and given["model"] not in models() and model_folder(given["model"]) is not None:
         given["model"] = str(Path(given["model"]).resolve())  # so that the JSON means the same from another folder
     return [Settings(prompt, seed + index, **given).check() for index, prompt in enumerate(prompts)]
 

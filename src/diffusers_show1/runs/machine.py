@@ -16,7 +16,9 @@ from .settings import Settings, model_folder
 if TYPE_CHECKING:
     import torch
 
-    from ..families.show1.cascade import Show1CascadePipeline
+    from ..ladder.cascade import CascadePipeline
+
+OFFLOADS = ("none", "model", "sequential")
 
 
 def devices() -> list[str]:
@@ -43,15 +45,15 @@ def resolve_machine(device: str, dtype: str, offload: str) -> tuple[torch.device
     return found, getattr(torch, dtype)
 
 
-def load_cascade(settings: Settings, device: torch.device, dtype: torch.dtype, offload: str) -> Show1CascadePipeline:
+def load_cascade(settings: Settings, device: torch.device, dtype: torch.dtype, offload: str) -> CascadePipeline:
     """The cascade that the settings name, on its device. Raises `BadInput` when it cannot be had."""
     from ..hub import recognise
 
     try:
-        source = settings.model if settings.model == "showlab" else str(model_folder(settings.model) or settings.model)
+        source = str(model_folder(settings.model) or settings.model)
         pipe = recognise.load_cascade(source, settings.model_revision, dtype=dtype)
     except ValueError as error:  # it is a model, and not one that makes videos: the error says what it is
-        raise BadInput(" ".join(str(error).replace("`model`", "--model").split())) from error
+        raise BadInput(str(error).replace("`model`", "--model")) from error
     except OSError as error:
         refuse("--model", settings.model, "a model that can be loaded", str(error).strip().splitlines()[0])
     if offload == "model":

@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`show1 generate --job`: which clips are to be made, which of them have a job that is under way, which are done."""
+"""Which clips are to be made, which of them have a job that is under way, and which are done."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import json
 import os
-from collections.abc import Iterator
+import shlex
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from .outputs import output_names
-from .refusals import BadInput, Failed, refuse
-from .settings import CONTENT_FLAGS, Settings, parse_settings, settings_from_flags, settings_from_json
+from .refusals import BadInput, refuse
+from .settings import CONTENT_FLAGS, Settings, parse_settings, read_record, settings_from_flags, settings_from_json
 
 
 FIELDS = {
@@ -34,8 +32,14 @@ class Plan:
     output: str
     folder: Path | None = None
     begun: bool = False
-    owner: bool = False  # of what stands at `output`: it is where the job began to write
     done: bool = False
+
+    @property
+    def go_on(self) -> str:
+        """How to go on with it after a fault, in a sentence; empty without a job."""
+        return (
+            "" if self.folder is None else f"To go on: show1 generate --job {shlex.quote(str(self.folder))} --resume"
+        )
 
 
 def plan(flags: dict[str, Any]) -> tuple[list[Plan], dict[str, Any] | None]:
@@ -47,10 +51,12 @@ def plan(flags: dict[str, Any]) -> tuple[list[Plan], dict[str, Any] | None]:
         begun = read_job(flags["job"])
         if begun is None:
             refuse("--job", flags["job"], "the folder of a job that has begun", "with a prompt, one begins")
+        if flags["output"] is None and begun.folder != os.path.realpath(flags["job"]):
+            refuse("--output", None, "given beside a job that was begun elsewhere", f"this one in {begun.folder}")
         for name in given:
             refuse(CONTENT_FLAGS[name], flags[name], "left out beside --resume", "the job says it already")
-        asked, original = [begun[0]], None
-        output = flags["output"] or begun[1]
+        asked, original = [begun.settings], None
+        output = flags["output"] or begun.output
     else:
         asked, original = settings_from_json(flags) if flags["from_json"] else (settings_from_flags(flags), None)
         output = flags["output"]
@@ -67,17 +73,50 @@ def plan(flags: dict[str, Any]) -> tuple[list[Plan], dict[str, Any] | None]:
             continue
         if not flags["resume"]:
             refuse("--job", folder, "a new folder", "a job has begun there; --resume goes on with it")
-        check_same(begun[0], settings, given if original is None else list(CONTENT_FLAGS))
-        settings = dataclasses.replace(begun[0], device=flags["device"] or begun[0].device).check()
-        own = absolute(name) == begun[1]
-        done = own and (Path(folder) / "made.json").exists() and Path(name).exists()
-        plans.append(Plan(settings, name, Path(folder), begun=True, owner=own, done=done))
+        check_same(begun.settings, settings, given if original is None else list(CONTENT_FLAGS))
+        settings = dataclasses.replace(begun.settings, device=flags["device"] or begun.settings.device).check()
+        here = absolute(name) == begun.output and (Path(folder) / "made.json").exists() and Path(name).exists()
+        plans.append(Plan(settings, name, Path(folder), begun=True, done=here))
     return plans, original
 
 
-def about(settings: Settings, output: str) -> dict[str, Any]:
-    """What a job's folder keeps for `--resume`."""
-    return {"settings": dataclasses.asdict(settings), "output": absolute(output)}
+@dataclasses.dataclass
+class Begun:
+    """What the job in a folder says: its settings, where its clip goes, and the folder that it was begun in."""
+
+    settings: Settings
+    output: str
+    folder: str
+
+
+def about(settings: Settings, output: str, folder: Path) -> dict[str, Any]:
+    """What a job's folder keeps for `--resume` beside its own settings: what those don't say, and where things are.
+
+    The folder itself is among it, so that a copy, or somebody else's job, is not taken for one that was begun there:
+    such a job must not say where a clip is written.
+    """
+    own = vars(settings.for_job())
+    rest = {name: value for name, value in dataclasses.asdict(settings).items() if name not in own}
+    return {"settings": rest, "output": absolute(output), "folder": os.path.realpath(folder)}
+
+
+def is_own(path: Path, settings: Settings) -> bool:
+    """Whether a clip, or the JSON beside one, says that these very settings made it: it may be written again."""
+    try:
+        if path.suffix == ".json":
+            made = parse_settings(json.loads(path.read_text(encoding="utf-8")), "", "", "")
+        else:
+            made, _ = read_record(path)
+    except (BadInput, OSError, ValueError, RecursionError):
+        return False
+    # a stage's clip has a rate of its own, and stops there
+    anyhow: dict[str, Any] = {"device": settings.device, "fps": settings.fps, "stop_after": settings.stop_after}
+    return _known_options(dataclasses.replace(made, **anyhow)) == _known_options(settings)
+
+
+def _known_options(settings: Settings) -> Settings:
+    """The settings as JSON gives them back."""
+    return Settings(**json.loads(json.dumps(dataclasses.asdict(settings))))
 
 
 def absolute(output: str) -> str:
@@ -85,9 +124,9 @@ def absolute(output: str) -> str:
     return os.path.abspath(output) + ("/" if output.endswith("/") else "")
 
 
-def read_job(folder: str) -> tuple[Settings, str] | None:
-    """The settings and the output of the job in a folder, or None where none has begun."""
-    from ..runs.folder import JobError, JobFolder
+def read_job(folder: str) -> Begun | None:
+    """The job in a folder, its settings checked, or None where none has begun."""
+    from .folder import JobError, JobFolder
 
     try:
         record = JobFolder(folder).read()
@@ -99,7 +138,11 @@ def read_job(folder: str) -> tuple[Settings, str] | None:
     allowed = "the folder of a job that show1 generate began"
     if not isinstance(kept, dict) or not isinstance(kept.get("output"), str):
         refuse("--job", folder, allowed, "another program began this one")
-    return parse_settings(kept, "--job", folder, allowed), kept["output"]
+    if not isinstance(kept.get("settings"), dict):
+        refuse("--job", folder, allowed, "it has no settings")
+    # Where both have a setting, the job's own is what runs.
+    settings = parse_settings({"settings": kept["settings"] | record["settings"]}, "--job", folder, allowed)
+    return Begun(settings, kept["output"], str(kept.get("folder")))
 
 
 def check_same(begun: Settings, asked: Settings, flags: list[str]) -> None:
@@ -116,25 +159,3 @@ def check_same(begun: Settings, asked: Settings, flags: list[str]) -> None:
         for what, value, got in pairs:
             if value != got:
                 refuse(CONTENT_FLAGS[flag], got, f"the job's, {value!r}", f"this is its {what}")
-
-
-@contextlib.contextmanager
-def faults(folder: Path | None) -> Iterator[None]:
-    """Says in one line what went wrong in making a clip and, with a job, how to go on."""
-    import torch
-
-    from ..runs.folder import JobError
-
-    go_on = "" if folder is None else f" To go on: show1 generate --job {folder} --resume"
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo(f"show1: stopped.{go_on}", err=True)
-        raise
-    except (JobError, torch.OutOfMemoryError, FloatingPointError, OSError) as error:
-        raise Failed(str(error).rstrip(".") + "." + go_on) from error
-    except (
-        ValueError,
-        TypeError,
-    ) as error:  # the cascade refuses what it cannot run, such as numbers that do not fit together
-        raise BadInput(" ".join(str(error).split())) from error

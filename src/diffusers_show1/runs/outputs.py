@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .refusals import BadInput, refuse
@@ -35,8 +35,22 @@ def json_name(output: str) -> Path:
     return path.with_name(f"{path.name}.json") if output.endswith("/") else path.with_suffix(".json")
 
 
-def check_outputs(outputs: Sequence[str], stages: Sequence[str], record: bool, overwrite: bool) -> None:
-    """Raise `BadInput` unless every file that the outputs lead to can be written, and none is there already."""
+def check_outputs(
+    outputs: Sequence[str],
+    stages: Sequence[str],
+    record: bool,
+    overwrite: bool,
+    own: Callable[[Path], bool] | None = None,
+) -> None:
+    """Raise `BadInput` unless every file that the outputs lead to can be written, and none is there already.
+
+    Args:
+        outputs: names of clips.
+        stages: of which clips are written beside each.
+        record: whether a JSON is.
+        overwrite: whether what is there may be replaced.
+        own: tells of a file that is there that it may be, anyhow.
+    """
     from ..clips.files import check_output_path
 
     clips = [name for output in outputs for name in (output, *(beside(output, stage) for stage in stages))]
@@ -47,7 +61,8 @@ def check_outputs(outputs: Sequence[str], stages: Sequence[str], record: bool, o
         for path in [*map(Path, clips), *records]:
             if path in records and path.is_dir():
                 refuse("--output", str(path), "a name whose .json is no folder", "--no-json writes none")
-            if not overwrite and path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            empty = path.is_dir() and not any(path.iterdir())
+            if not overwrite and path.exists() and not empty and not (own is not None and own(path)):
                 refuse("--output", str(path), "a name that is not taken", "--overwrite replaces what is there")
     except (OSError, ValueError) as error:
         raise BadInput(str(error).replace("`path`", "--output", 1)) from error

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Texts that several verbs share, made from what there is."""
+
+from __future__ import annotations
+
+from ..runs.settings import models
+
+
+def _model() -> str:
+    places = {
+        name: "published by its authors" if family.short_names[name] is None else "ships with the package"
+        for name, family in models().items()
+    }
+    return ", ".join(f"{name} ({place})" for name, place in places.items()) + ", a folder, or a Hub id (owner/name)"
+
+
+MODEL = _model()
+"""What `--model` takes."""
