@@ -22,4 +22,11 @@ FAMILY = Family(
         "ToyModularPipeline": "modular",
     },
     networks=("ToyUNet",),
+    stages={
+        "frames": "ToyFramesPipeline",
+        "between": "ToyBetweenPipeline",
+        "between2": "ToyBetweenPipeline",
+        "upscale": "ToyUpscalePipeline",
+    },
+    blocks=("ToyBlocks", "ToyModularPipeline"),
 )

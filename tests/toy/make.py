@@ -30,7 +30,7 @@ SMALL_RUN: dict[str, dict[str, Any]] = {
 def _shared() -> dict[str, Any]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        tiny = Show1CascadePipeline.from_pretrained(TINY_PATH)  # its T5 knows the words
+        tiny = Show1CascadePipeline.from_pretrained(TINY_PATH, dtype=torch.float32)  # its T5 knows the words
         vae = AutoencoderKL(
             block_out_channels=(8, 16),
             down_block_types=2 * ("DownEncoderBlock2D",),
