@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .families.show1.superres import Show1SuperResolutionPipeline
     from .families.show1.unet import Show1UNet3DConditionModel
     from .ladder.known_frames import KnownFrames
-    from .ladder.modular import Show1Blocks, Show1ModularPipeline
+    from .families.show1.modular import Show1Blocks, Show1ModularPipeline
     from .nn.caching import DeepCacheConfig
     from .runs.job import GenerationJob, JobSettings
     from .sampling.outputs import VideoPipelineOutput

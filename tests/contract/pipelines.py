@@ -11,6 +11,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
+from diffusers_show1 import Show1UNet3DConditionModel
+
 from ..golden.cases import max_difference
 from .components import seeded
 
@@ -33,6 +35,11 @@ class BasePipelineTesterConfig:
     callback_inputs = frozenset({"latents", "prompt_embeds", "negative_prompt_embeds"})
     steps: int  # network evaluations of a call, counted by the step callback
     scheduler_names: tuple[str, ...] = ("scheduler",)
+    network_class: type[nn.Module] = Show1UNet3DConditionModel  # the family's
+
+    def own_networks(self, pipe: DiffusionPipeline) -> dict[str, Any]:
+        """The networks of the family's own class, by component."""
+        return {name: part for name, part in pipe.components.items() if isinstance(part, self.network_class)}
 
     def get_dummy_components(self) -> dict[str, Any]:
         raise NotImplementedError
@@ -102,9 +109,9 @@ class PipelineTesterMixin:
         pipe.save_pretrained(tmp_path)
         index = json.loads((tmp_path / "model_index.json").read_text())
         assert index["_class_name"] == self.pipeline_class.__name__
-        for name, component in pipe.components.items():
-            if type(component).__name__ == "Show1UNet3DConditionModel":
-                assert index[name] == ["diffusers_show1", "Show1UNet3DConditionModel"]
+        library = self.network_class.__module__.partition(".")[0]
+        for name in self.own_networks(pipe):
+            assert index[name] == [library, self.network_class.__name__]
         for loader in (self.pipeline_class, DiffusionPipeline):
             loaded = loader.from_pretrained(tmp_path, dtype=torch.float32)
             assert type(loaded) is self.pipeline_class
@@ -370,7 +377,7 @@ class PipelineTesterMixin:
     def test_layerwise_casting_inference(self):
         """Every network of ours stored in 8 bits and computed in bfloat16."""
         pipe = self.get_pipeline().to(dtype=torch.bfloat16)
-        ours = [c for c in pipe.components.values() if type(c).__name__ == "Show1UNet3DConditionModel"]
+        ours = self.own_networks(pipe).values()
         for unet in ours:
             unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16)
         frames = pipe(**self.get_dummy_inputs()).frames
@@ -396,9 +403,8 @@ class PipelineTesterMixin:
         """A backend chosen on the networks changes nothing but the kernel."""
         pipe = self.get_pipeline()
         expected = pipe(**self.get_dummy_inputs()).frames
-        for component in pipe.components.values():
-            if type(component).__name__ == "Show1UNet3DConditionModel":
-                component.set_attention_backend("_native_math")
+        for network in self.own_networks(pipe).values():
+            network.set_attention_backend("_native_math")
         assert max_difference(pipe(**self.get_dummy_inputs()).frames, expected) < 1e-4
 
 

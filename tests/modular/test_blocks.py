@@ -11,7 +11,7 @@ from diffusers import ClassifierFreeGuidance
 from diffusers.modular_pipelines import InputParam, ModularPipelineBlocks, OutputParam, SequentialPipelineBlocks
 
 from diffusers_show1 import Show1Blocks, Show1ModularPipeline
-from diffusers_show1.ladder import modular
+from diffusers_show1.families.show1 import modular
 
 from ..contract.components import Calls, clip, pipeline, seeded
 
@@ -192,5 +192,5 @@ def test_every_input_is_described():
 
 
 def test_importing_the_package_imports_no_blocks():
-    script = "import sys, diffusers_show1; assert not {'diffusers_show1.ladder.modular', 'torch'} & set(sys.modules)"
+    script = "import sys, diffusers_show1; assert not {'diffusers_show1.families.show1.modular', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)

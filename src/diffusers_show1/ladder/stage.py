@@ -13,7 +13,10 @@ from typing import Any, ClassVar
 
 from diffusers import DiffusionPipeline
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.schedulers import KarrasDiffusionSchedulers
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.image_processing_utils import BaseImageProcessor
 
 from ..clips.arrays import to_model_space
 from ..sampling.call import PIXELS, Call, Extent, Handover
@@ -68,8 +71,16 @@ class NetworkTypesMixin:
 class StagePipeline(NetworkTypesMixin, DenoisingMixin, PromptMixin, StageLoraMixin, SafetyMixin, DiffusionPipeline):
     """One rung of a ladder.
 
-    A subclass registers `tokenizer`, `text_encoder`, `unet`, `scheduler`, `feature_extractor`, `safety_checker` and
-    what it needs besides, has a `__call__` with the arguments that all stages have and its own, and `check_call`.
+    A subclass has a `__call__` with the arguments that all stages have and its own, says below what a cascade asks, and
+    registers what it needs besides these components.
+
+    Args:
+        tokenizer: may be `None` when `prompt_embeds` are passed.
+        text_encoder: likewise.
+        unet: the network that denoises.
+        scheduler: any of diffusers' schedulers for discrete timesteps.
+        feature_extractor (*optional*): prepares frames for the safety checker.
+        safety_checker (*optional*): looks at every frame before it is returned.
     """
 
     stage_name: str
@@ -85,6 +96,25 @@ class StagePipeline(NetworkTypesMixin, DenoisingMixin, PromptMixin, StageLoraMix
 
     _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]
     _optional_components = ["tokenizer", "text_encoder", "feature_extractor", "safety_checker"]
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase | None,
+        text_encoder: PreTrainedModel | None,
+        unet: ModelMixin,
+        scheduler: KarrasDiffusionSchedulers,
+        feature_extractor: BaseImageProcessor | None = None,
+        safety_checker: PreTrainedModel | None = None,
+    ):
+        super().__init__()
+        self.register_modules(
+            tokenizer=tokenizer,
+            text_encoder=text_encoder,
+            unet=unet,
+            scheduler=scheduler,
+            feature_extractor=feature_extractor,
+            safety_checker=safety_checker,
+        )
 
     # --- what a cascade asks -----------------------------------------------------------------------------------------
 

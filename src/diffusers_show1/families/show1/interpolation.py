@@ -56,15 +56,7 @@ class Show1InterpolationPipeline(StagePipeline):
         feature_extractor: BaseImageProcessor | None = None,
         safety_checker: PreTrainedModel | None = None,
     ):
-        super().__init__()
-        self.register_modules(
-            tokenizer=tokenizer,
-            text_encoder=text_encoder,
-            unet=unet,
-            scheduler=scheduler,
-            feature_extractor=feature_extractor,
-            safety_checker=safety_checker,
-        )
+        super().__init__(tokenizer, text_encoder, unet, scheduler, feature_extractor, safety_checker)
 
     @torch.no_grad()
     @documented

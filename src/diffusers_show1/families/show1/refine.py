@@ -63,16 +63,8 @@ class Show1RefinementPipeline(StagePipeline, TextualInversionLoaderMixin):
         feature_extractor: BaseImageProcessor | None = None,
         safety_checker: PreTrainedModel | None = None,
     ):
-        super().__init__()
-        self.register_modules(
-            tokenizer=tokenizer,
-            text_encoder=text_encoder,
-            unet=unet,
-            vae=vae,
-            scheduler=scheduler,
-            feature_extractor=feature_extractor,
-            safety_checker=safety_checker,
-        )
+        super().__init__(tokenizer, text_encoder, unet, scheduler, feature_extractor, safety_checker)
+        self.register_modules(vae=vae)
 
     @property
     def vae_scale_factor(self) -> int:

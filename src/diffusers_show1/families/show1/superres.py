@@ -66,17 +66,11 @@ class Show1SuperResolutionPipeline(FirstFrameMixin, StagePipeline):
         feature_extractor: BaseImageProcessor | None = None,
         safety_checker: PreTrainedModel | None = None,
     ):
-        super().__init__()
+        super().__init__(tokenizer, text_encoder, unet, scheduler, feature_extractor, safety_checker)
         self.register_modules(
-            tokenizer=tokenizer,
-            text_encoder=text_encoder,
-            unet=unet,
-            scheduler=scheduler,
             image_noising_scheduler=image_noising_scheduler,
             first_frame_unet=first_frame_unet,
             first_frame_scheduler=first_frame_scheduler,
-            feature_extractor=feature_extractor,
-            safety_checker=safety_checker,
         )
 
     @torch.no_grad()
