@@ -4,11 +4,11 @@
 # something, edit the package and generate anew. It stands alone; of the package it holds what Show1CascadePipeline
 # uses:
 #
+#     clips/arrays.py                  Frames of any kind to model tensors and back, and the windows that stages cut
+#                                      videos into. Pure functions.
 #     clips/words.py                   Text in messages and files.
 #     sampling/call.py                 What goes into a stage and between stages: a call's arguments, a video's extent,
 #                                      and what is handed over.
-#     clips/arrays.py                  Frames of any kind to model tensors and back, and the windows that stages cut
-#                                      videos into. Pure functions.
 #     sampling/schedule.py             The noise schedule of a call: copies of a scheduler, its steps, and how many.
 #     sampling/checks.py               Checks of a call's arguments, each a message with the name, the value and what
 #                                      is allowed.
@@ -22,6 +22,8 @@
 #     sampling/guidance.py             Guidance: what is made of a network's predictions with and without the text.
 #     sampling/windows.py              The windows that stages cut videos into: which they are, what is kept of them,
 #                                      and how predictions are blended.
+#     ladder/known_frames.py           Keyframes that begin with given ones: image to video, and videos longer than one
+#                                      clip.
 #     ladder/lora.py                   LoRA adapters for stages and cascades, by diffusers' own methods and peft.
 #     sampling/loop.py                 The denoising loop, the same in every stage.
 #     ladder/safety.py                 The slot for a safety checker, as DeepFloyd IF has it in diffusers: it sees
@@ -79,98 +81,15 @@ from diffusers.schedulers import DDPMScheduler, KarrasDiffusionSchedulers
 from diffusers.utils import BaseOutput, convert_unet_state_dict_to_peft, logging, require_peft_backend
 from diffusers.utils.torch_utils import get_device
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedModel, T5EncoderModel, T5Tokenizer
+from transformers import (
+    CLIPTextModel,
+    CLIPTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 from transformers.image_processing_utils import BaseImageProcessor
-
-
-# =====================================================================================================================
-# clips/words.py
-#
-# Text in messages and files.
-# =====================================================================================================================
-
-
-def is_text(text: str) -> bool:
-    """Whether a string can be written and encoded: JSON, YAML and command lines can spell half a character."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def shorten(text: str, most: int = 200) -> str:
-    """A text for a message, cut where it is long."""
-    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
-
-
-# =====================================================================================================================
-# sampling/call.py
-#
-# What goes into a stage and between stages: a call's arguments, a video's extent, and what is handed over.
-# =====================================================================================================================
-
-
-# What a video is, between stages.
-PIXELS = "pixels"  # (b, 3, f, h, w), nominally in [-1, 1]
-LATENTS = "latents"  # (b, c, f, h, w) of an autoencoder, scaled as the networks see them
-
-
-class Extent(NamedTuple):
-    """Of a video in pixels; a side that only the network knows is None."""
-
-    frames: int
-    height: int | None
-    width: int | None
-
-
-class Handover:
-    """A video on its way from one stage to the next, in the model's own range.
-
-    Args:
-        video: (b, 3, f, h, w) in [-1, 1], or latents (b, c, f, h, w).
-        vae: the autoencoder whose latents they are; None for pixels.
-        decode: latents -> pixels; left out for pixels.
-    """
-
-    def __init__(self, video: Tensor, vae: Any = None, decode: Callable[[Tensor], Tensor] | None = None):
-        self.video, self.vae, self._decode = video, vae, decode
-        self._pixels: Tensor | None = video if decode is None else None
-
-    @property
-    def pixels(self) -> Tensor:
-        """(b, 3, f, h, w); latents are decoded once, when this is first asked for."""
-        if self._pixels is None:
-            assert self._decode is not None
-            self._pixels = self._decode(self.video)
-        return self._pixels
-
-    def first(self, frames: int) -> Handover:
-        """The first frames only."""
-        return Handover(self.video[:, :, :frames], self.vae, self._decode)
-
-
-class Call(SimpleNamespace):
-    """The arguments of a stage's call, by name: what `locals()` holds at its beginning."""
-
-    def __init__(self, arguments: Mapping[str, Any]):
-        super().__init__(**{name: value for name, value in arguments.items() if name not in ("self", "__class__")})
-        if self.callback_on_step_end_tensor_inputs is None:
-            wanted = getattr(self.callback_on_step_end, "tensor_inputs", ["latents"])
-            self.callback_on_step_end_tensor_inputs = wanted
-
-    @property
-    def loop(self) -> dict[str, Any]:
-        """What of it goes to every denoising loop."""
-        names = ("eta", "cross_attention_kwargs", "callback_on_step_end", "callback_on_step_end_tensor_inputs")
-        return {name: getattr(self, name) for name in names}
-
-    @property
-    def text(self) -> dict[str, Any]:
-        """What of it says which text is meant."""
-        names = ("prompt", "negative_prompt", "prompt_embeds", "negative_prompt_embeds")
-        return {name: getattr(self, name) for name in names}
-
-    @property
-    def schedule(self) -> tuple[Any, Any, Any]:
-        """Steps, timesteps and sigmas, of which a schedule is made."""
-        return self.num_inference_steps, self.timesteps, self.sigmas
 
 
 # =====================================================================================================================
@@ -323,6 +242,96 @@ def resize_uint8(frames: np.ndarray, height: int, width: int) -> np.ndarray:
     """uint8 (b, f, h, w, c) -> (b, f, height, width, c) by Pillow's bicubic filter, as the released code resizes."""
     size = (width, height)
     return np.stack([[np.asarray(PIL.Image.fromarray(f).resize(size)) for f in video] for video in frames])
+
+
+# =====================================================================================================================
+# clips/words.py
+#
+# Text in messages and files.
+# =====================================================================================================================
+
+
+def is_text(text: str) -> bool:
+    """Whether a string can be written and encoded: JSON, YAML and command lines can spell half a character."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def shorten(text: str, most: int = 200) -> str:
+    """A text for a message, cut where it is long."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
+
+
+# =====================================================================================================================
+# sampling/call.py
+#
+# What goes into a stage and between stages: a call's arguments, a video's extent, and what is handed over.
+# =====================================================================================================================
+
+
+# What a video is, between stages.
+PIXELS = "pixels"  # (b, 3, f, h, w), nominally in [-1, 1]
+LATENTS = "latents"  # (b, c, f, h, w) of an autoencoder, scaled as the networks see them
+
+
+class Extent(NamedTuple):
+    """Of a video in pixels; a side that only the network knows is None."""
+
+    frames: int
+    height: int | None
+    width: int | None
+
+
+class Handover:
+    """A video on its way from one stage to the next, in the model's own range.
+
+    Args:
+        video: (b, 3, f, h, w) in [-1, 1], or latents (b, c, f, h, w).
+        vae: the autoencoder whose latents they are; None for pixels.
+        decode: latents -> pixels; left out for pixels.
+    """
+
+    def __init__(self, video: Tensor, vae: Any = None, decode: Callable[[Tensor], Tensor] | None = None):
+        self.video, self.vae, self._decode = video, vae, decode
+        self._pixels: Tensor | None = video if decode is None else None
+
+    @property
+    def pixels(self) -> Tensor:
+        """(b, 3, f, h, w); latents are decoded once, when this is first asked for."""
+        if self._pixels is None:
+            assert self._decode is not None
+            self._pixels = self._decode(self.video)
+        return self._pixels
+
+    def first(self, frames: int) -> Handover:
+        """The first frames only."""
+        return Handover(self.video[:, :, :frames], self.vae, self._decode)
+
+
+class Call(SimpleNamespace):
+    """The arguments of a stage's call, by name: what `locals()` holds at its beginning."""
+
+    def __init__(self, arguments: Mapping[str, Any]):
+        super().__init__(**{name: value for name, value in arguments.items() if name not in ("self", "__class__")})
+        if self.callback_on_step_end_tensor_inputs is None:
+            wanted = getattr(self.callback_on_step_end, "tensor_inputs", ["latents"])
+            self.callback_on_step_end_tensor_inputs = wanted
+
+    @property
+    def loop(self) -> dict[str, Any]:
+        """What of it goes to every denoising loop."""
+        names = ("eta", "cross_attention_kwargs", "callback_on_step_end", "callback_on_step_end_tensor_inputs")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def text(self) -> dict[str, Any]:
+        """What of it says which text is meant."""
+        names = ("prompt", "negative_prompt", "prompt_embeds", "negative_prompt_embeds")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def schedule(self) -> tuple[Any, Any, Any]:
+        """Steps, timesteps and sigmas, of which a schedule is made."""
+        return self.num_inference_steps, self.timesteps, self.sigmas
 
 
 # =====================================================================================================================
@@ -1170,6 +1179,7 @@ class WindowStore:
         pipe(prompt, generator=torch.Generator().manual_seed(0), window_store=store)  # goes on
 
     A stage all of whose windows are there runs no network; the result is that of an undisturbed run, bit for bit.
+    A subclass that keeps them elsewhere, such as a job's folder, has the three methods.
 
     Args:
         windows: stage name -> its first windows, in order, (b, c, f, h, w) in the model's own range: what an earlier
@@ -1178,6 +1188,10 @@ class WindowStore:
 
     def __init__(self, windows: Mapping[str, Sequence[Tensor]] | None = None):
         self.windows: dict[str, list[Tensor]] = {name: list(given) for name, given in (windows or {}).items()}
+
+    def stages(self) -> Sequence[str]:
+        """The stages that it holds windows of."""
+        return list(self.windows)
 
     def finished(self, stage: str) -> Sequence[Tensor]:
         """The first windows of a stage, in order.
@@ -1246,6 +1260,152 @@ class WindowedUNet:
                 out = torch.zeros(*part.shape[:2], *sample.shape[2:], device=part.device)
             out[:, :, start:stop] += part * weights[start:stop, None, None]
         return (out.to(part.dtype),)
+
+
+# =====================================================================================================================
+# ladder/known_frames.py
+#
+# Keyframes that begin with given ones: image to video, and videos longer than one clip.
+# =====================================================================================================================
+
+
+class KnownFrames(PipelineCallback):
+    """Makes the first keyframes be the given ones, and the others go on from them; no training is needed.
+
+    After each step the known frames take their places again, with noise of the level that the step has reached
+    (replacement), and the other frames move so that the network's own estimate of the known ones comes out right
+    (reconstruction guidance: Ho et al., Video Diffusion Models, 2022, section 3.1, Eq. 7; here it corrects the noisy
+    frames between the steps, not the estimate within one). Replacement alone leaves the others where chance put them.
+
+    It is a callback for the keyframe stage, or for a whole cascade, whose later stages it leaves alone:
+
+        pipe(prompt, callback_on_step_end=KnownFrames([image]))
+
+    Each step costs one call of the network more, with its gradient, in as much memory as training on one clip takes.
+
+    Args:
+        frames: the known first keyframes, at least 1 and fewer than the stage makes, in any form of `to_model_space`;
+            resized to the keyframes' size. One video, or one for each of the call.
+        weight: of the guidance, at least 0; 0 is replacement alone. 10 was best of 0, 5 and 10 on the tiny cascade.
+        generator: of the known frames' noise.
+    """
+
+    def __init__(self, frames: Any, weight: float = 10.0, generator: torch.Generator | None = None):
+        super().__init__()
+        check_number(weight, "weight", low=0)
+        self.frames = to_model_space(frames)
+        self.weight = weight
+        self.generator = generator
+        self.known, self.noise = self.frames, self.frames  # of the call that runs; set by its first step
+
+    @property
+    def tensor_inputs(self) -> list[str]:
+        return ["latents", "prompt_embeds"]
+
+    def beside(self, callback: Callable | None, tensor_inputs: list[str] | None) -> tuple[Callable, list[str]]:
+        """One callback that does this and then a caller's own.
+
+        Args:
+            callback: the caller's, or None.
+            tensor_inputs: what it asks for, or None.
+
+        Returns:
+            The callback, and what it asks for.
+        """
+        if callback is None:
+            return self, self.tensor_inputs
+        own = tensor_inputs if tensor_inputs is not None else getattr(callback, "tensor_inputs", ["latents"])
+
+        def both(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            tensors = {**tensors, **self(pipeline, step, timestep, tensors)}
+            return {**tensors, **(callback(pipeline, step, timestep, {name: tensors[name] for name in own}) or {})}
+
+        return both, list(dict.fromkeys([*self.tensor_inputs, *own]))
+
+    def callback_fn(self, pipeline: Any, step_index: int, timestep: Any, callback_kwargs: dict) -> dict[str, Tensor]:
+        """What the stage calls after each step.
+
+        Args:
+            pipeline: the stage.
+            step_index: the step that was made, from 0.
+            timestep: its diffusion timestep.
+            callback_kwargs: `latents`, (b, 3, f, h, w), and `prompt_embeds`, (prompts, tokens, width).
+
+        Returns:
+            `latents`, (b, 3, f, h, w), changed; nothing for a stage that makes no keyframes.
+        """
+        if pipeline.takes:  # frames: a later stage
+            return {}
+        latents = callback_kwargs["latents"]
+        count = self.frames.shape[2]
+        if step_index == 0:
+            self.begin(pipeline, latents)
+        if step_index + 1 == len(pipeline.timesteps):
+            return {"latents": torch.cat([self.known, latents[:, :, count:]], dim=2)}
+
+        next_timestep = pipeline.timesteps[step_index + 1]
+        signal = pipeline.scheduler.alphas_cumprod[next_timestep.cpu().long()].sqrt().item()
+        noise = (1 - signal**2) ** 0.5
+        latents = torch.cat([signal * self.known + noise * self.noise, latents[:, :, count:]], dim=2)
+        if self.weight:
+            gradient = self.gradient(pipeline, latents, next_timestep, callback_kwargs["prompt_embeds"], signal, noise)
+            moved = latents - self.weight * signal / 2 * gradient
+            latents = torch.cat([latents[:, :, :count], moved[:, :, count:]], dim=2)
+        return {"latents": latents}
+
+    def begin(self, pipeline: Any, latents: Tensor) -> None:
+        """Brings the known frames to the call's size and draws their noise.
+
+        Args:
+            pipeline: the keyframe stage.
+            latents: (b, 3, f, h, w) of the call.
+
+        Raises:
+            ValueError: `frames` do not fit the call, or the scheduler scales its samples.
+        """
+        batch, _, num_frames, height, width = latents.shape
+        videos, _, count = self.frames.shape[:3]
+        if count >= num_frames or videos not in (1, batch):
+            raise ValueError(
+                f"`frames` must hold 1 or {batch} videos of at most {num_frames - 1} keyframes, "
+                f"got {videos} of {count}."
+            )
+        if pipeline.scheduler.init_noise_sigma != 1:
+            raise ValueError(
+                "`KnownFrames` needs a scheduler that preserves variance (DDPM, DDIM, DPM-Solver++, UniPC), "
+                f"got {type(pipeline.scheduler).__name__}."
+            )
+        small = F.interpolate(fold(self.frames), (height, width), mode="bilinear", antialias=True, align_corners=False)
+        self.known = unfold(small, videos).expand(batch, -1, -1, -1, -1).to(latents)
+        self.noise = draw(tuple(self.known.shape), self.generator, like=latents)
+
+    def gradient(
+        self, pipeline: Any, latents: Tensor, timestep: Tensor, text: Tensor, signal: float, noise: float
+    ) -> Tensor:
+        """The gradient of the squared error of the network's estimate of the known frames.
+
+        Args:
+            pipeline: the keyframe stage.
+            latents: (b, 3, f, h, w), with noise of the level of `timestep`.
+            timestep: one diffusion timestep, ().
+            text: the prompt's embeddings (b, tokens, width).
+            signal: what the clean frames are multiplied with at `timestep`.
+            noise: what the noise is multiplied with.
+
+        Returns:
+            The gradient by `latents`, (b, 3, f, h, w).
+        """
+        with torch.enable_grad():
+            latents = latents.detach().requires_grad_()
+            prediction = pipeline.unet(latents, timestep, encoder_hidden_states=text, return_dict=False)[0]
+            prediction = prediction[:, : latents.shape[1]]  # without a predicted variance
+            estimate = {
+                "epsilon": lambda: (latents - noise * prediction) / signal,
+                "v_prediction": lambda: signal * latents - noise * prediction,
+                "sample": lambda: prediction,
+            }[pipeline.scheduler.config.prediction_type]()
+            error = (estimate[:, :, : self.known.shape[2]] - self.known).square().sum()
+            return torch.autograd.grad(error, latents)[0]
 
 
 # =====================================================================================================================
@@ -2015,8 +2175,16 @@ class NetworkTypesMixin:
 class StagePipeline(NetworkTypesMixin, DenoisingMixin, PromptMixin, StageLoraMixin, SafetyMixin, DiffusionPipeline):
     """One rung of a ladder.
 
-    A subclass registers `tokenizer`, `text_encoder`, `unet`, `scheduler`, `feature_extractor`, `safety_checker` and
-    what it needs besides, has a `__call__` with the arguments that all stages have and its own, and `check_call`.
+    A subclass has a `__call__` with the arguments that all stages have and its own, says below what a cascade asks,
+    and registers what it needs besides these components.
+
+    Args:
+        tokenizer: may be `None` when `prompt_embeds` are passed.
+        text_encoder: likewise.
+        unet: the network that denoises.
+        scheduler: any of diffusers' schedulers for discrete timesteps.
+        feature_extractor (*optional*): prepares frames for the safety checker.
+        safety_checker (*optional*): looks at every frame before it is returned.
     """
 
     stage_name: str
@@ -2032,6 +2200,25 @@ class StagePipeline(NetworkTypesMixin, DenoisingMixin, PromptMixin, StageLoraMix
 
     _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]
     _optional_components = ["tokenizer", "text_encoder", "feature_extractor", "safety_checker"]
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase | None,
+        text_encoder: PreTrainedModel | None,
+        unet: ModelMixin,
+        scheduler: KarrasDiffusionSchedulers,
+        feature_extractor: BaseImageProcessor | None = None,
+        safety_checker: PreTrainedModel | None = None,
+    ):
+        super().__init__()
+        self.register_modules(
+            tokenizer=tokenizer,
+            text_encoder=text_encoder,
+            unet=unet,
+            scheduler=scheduler,
+            feature_extractor=feature_extractor,
+            safety_checker=safety_checker,
+        )
 
     # --- what a cascade asks -----------------------------------------------------------------------------------------
 
@@ -2054,6 +2241,11 @@ class StagePipeline(NetworkTypesMixin, DenoisingMixin, PromptMixin, StageLoraMix
     def windows(cls, call: Any, given: Extent | None) -> int:
         """How many windows a video is denoised in."""
         return 1
+
+    @classmethod
+    def loops(cls, call: Any, given: Extent | None) -> int:
+        """How often one video goes through the steps: once for each of the windows that a `WindowStore` gets."""
+        return cls.windows(call, given)
 
     @classmethod
     def steps_run(cls, call: Any) -> int:
@@ -2269,12 +2461,18 @@ class Rung:
             component has the rung's name in front of its own there.
         components: those that are called something else in the cascade: the stage's name -> the cascade's. So two
             rungs share one network.
+        title: what people are told that it makes; by default its name.
     """
 
     name: str
     stage: type[DiffusionPipeline]
     shared: tuple[str, ...] = ()
     components: Mapping[str, str] = field(default_factory=dict)
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.title:
+            object.__setattr__(self, "title", self.name.replace("_", " ").capitalize())
 
     @cached_property
     def parts(self) -> dict[str, str]:
@@ -2589,13 +2787,29 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
         Returns:
             Stage name -> calls.
         """
-        calls, extent = {}, None
+        calls = {}
+        for rung, call, given, _ in cls.run_through(options):
+            own = [name for name, part in rung.parts.items() if part in parts]
+            calls[rung.name] = rung.stage.network_calls(call, given, own)
+        return calls
+
+    @classmethod
+    def run_through(cls, options: StageOptions) -> Iterator[tuple[Rung, Call, Extent | None, Extent]]:
+        """What each stage of a whole run would be called with, without a check and without running anything.
+
+        Args:
+            options: of every stage, as `resolve_options` returns them.
+
+        Yields:
+            A rung, its call, the extent of the frames that it is given (None for the first), and that of its own; a
+            side that only a network knows is None.
+        """
+        given = None
         for rung in cls.rungs:
             call = rung.call(options[rung.name])
-            own = [name for name, part in rung.parts.items() if part in parts]
-            calls[rung.name] = rung.stage.network_calls(call, extent, own)
-            extent = rung.stage.extent(call, extent)
-        return calls
+            extent = rung.stage.extent(call, given)
+            yield rung, call, given, extent
+            given = extent
 
     # --- the cascade -------------------------------------------------------------------------------------------------
 
@@ -2622,6 +2836,9 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
         window_store: WindowStore | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        image: Any = None,
+        video: Any = None,
+        start_at: str | None = None,
         **embeds: Tensor | None,
     ) -> VideoPipelineOutput | tuple:
         r"""Makes a video.
@@ -2653,6 +2870,11 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
                 the same call again, the run goes on behind it, with the result of an undisturbed run, bit for bit.
             num_inference_steps: of every stage, at least 1; a stage's own, in `stage_options`, goes before it.
             guidance_scale: likewise, at least 0; guidance is off up to 1.
+            image: the video's first frame, a PIL image or an array (h, w, 3), resized to the first stage's size; the
+                other frames go on from it (`KnownFrames`, which costs a gradient a step).
+            video: a video in any form of `to_model_space`, in place of what the stages before `start_at` would make.
+            start_at: with `video`, the first stage to run: by default the last of the cascade, which makes the video
+                anew with the prompt as far as its options say.
             embeds: where stages read other text encoders than the first, `<reader>_prompt_embeds` and
                 `<reader>_negative_prompt_embeds` for each, (prompts, tokens, width), needed with `prompt_embeds`.
 
@@ -2667,15 +2889,15 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
         self._check_names(embeds)
         if stop_after is not None and stop_after not in self.stage_names:
             raise ValueError(f"`stop_after` must be one of {self.stage_names}, got {stop_after!r}.")
-        names = self.stage_names[: self.stage_names.index(stop_after) + 1 if stop_after else None]
+        names, given = self._entry(image, video, start_at, stop_after)
         check_output_type(output_type)
         check_count(num_videos_per_prompt, "num_videos_per_prompt")
         self.check_safety_parts()
         everywhere = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
         everywhere = {name: value for name, value in everywhere.items() if value is not None}
         if everywhere and isinstance(stage_options or {}, dict):
-            given = stage_options or {}
-            stage_options = {**given, **{name: {**everywhere, **given.get(name, {})} for name in self.stage_names}}
+            own = stage_options or {}
+            stage_options = {**own, **{name: {**everywhere, **own.get(name, {})} for name in self.stage_names}}
         options = self.resolve_options(recipe, stage_options, num_frames)
         check_lora_scale(cross_attention_kwargs)
         for name in names:
@@ -2683,9 +2905,14 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
         embeds = {"prompt_embeds": prompt_embeds, "negative_prompt_embeds": negative_prompt_embeds, **embeds}
         batch = self.check_text(names, options, prompt, negative_prompt, embeds) * num_videos_per_prompt
         check_generator(generator, batch)
-        if window_store is not None and (strangers := set(window_store.windows) - set(self.stage_names)):
+        if window_store is not None and (strangers := set(window_store.stages()) - set(self.stage_names)):
             raise ValueError(f"`window_store` must name stages of {self.stage_names}, got {sorted(strangers)}.")
-        self.check_stages(names, options, batch, num_frames, callback_on_step_end_tensor_inputs)
+        tensor_inputs = callback_on_step_end_tensor_inputs
+        extent = None if given is None else extent_of(given.video)
+        self.check_stages(names, options, batch, num_frames, tensor_inputs, extent)
+        if image is not None:
+            known = KnownFrames([image] if isinstance(image, PIL.Image.Image) else np.asarray(image)[None])
+            callback_on_step_end, tensor_inputs = known.beside(callback_on_step_end, tensor_inputs)
 
         # 2. Random numbers; text, as each encoder's first stage comes
         generators = self.stage_generators(names, generator, batch, self.recipes[recipe].same_seed)
@@ -2694,7 +2921,7 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
 
         # 3. The stages, in the model's own range from one to the next
         outputs: dict[str, VideoPipelineOutput] = {}
-        handed: Handover | None = None
+        handed = given
         try:
             for name in names:
                 stage, call = self.stage(name), self.rungs[self.stage_names.index(name)].call(options[name])
@@ -2706,7 +2933,7 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
                     generator=generators[name],
                     output_type="latent",
                     callback_on_step_end=callback_on_step_end,
-                    callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+                    callback_on_step_end_tensor_inputs=tensor_inputs,
                     window_store=window_store,
                 ).frames
                 self._offload_stages()
@@ -2723,6 +2950,27 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
             self.maybe_free_model_hooks()
         result = join_outputs(outputs) if return_stages else outputs[names[-1]]
         return result if return_dict else result.to_tuple()
+
+    def _entry(
+        self, image: Any, video: Any, start_at: str | None, stop_after: str | None
+    ) -> tuple[tuple[str, ...], Handover | None]:
+        """The stages of a call, and the video that the first of them is given, if any."""
+        if start_at is not None and start_at not in self.stage_names:
+            raise ValueError(f"`start_at` must be one of {self.stage_names}, got {start_at!r}.")
+        if (start_at is not None and video is None) or (image is not None and video is not None):
+            wanted = "`video` is required with `start_at`" if video is None else "Pass `image` or `video`"
+            raise ValueError(f"{wanted}, got {'None' if video is None else 'both'}.")
+        first = 0 if video is None else self.stage_names.index(start_at or self.stage_names[-1])
+        names = self.stage_names[first : self.stage_names.index(stop_after) + 1 if stop_after else None]
+        if not names:
+            raise ValueError(f"`stop_after` must not come before `start_at`, got {stop_after!r} before {start_at!r}.")
+        if video is None:
+            return names, None
+        if not self.rungs[first].stage.takes:
+            raise ValueError(
+                f"`start_at` must be a stage that takes frames, got {names[0]!r}, which starts from text."
+            )
+        return names, Handover(to_model_space(video, None, "video"))
 
     def _check_names(self, given: Iterable[str]) -> None:
         """Of the call's arguments that not every cascade has: this one's readers, or a TypeError that helps."""
@@ -2757,8 +3005,10 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
         if same_seed:
             streams = [[replay(g) for _ in names] for g in videos]
         else:
-            # a stream for every stage of the cascade, so that stopping earlier changes nothing before
-            streams = [spawn(g, len(cls.stage_names)) for g in videos]
+            # a stream for every stage of the cascade, so that those that don't run change nothing for the others
+            places = [cls.stage_names.index(name) for name in names]
+            spawned = [spawn(g, len(cls.stage_names)) for g in videos]
+            streams = [[of_stages[place] for place in places] for of_stages in spawned]
         by_stage = {name: [video[i] for video in streams] for i, name in enumerate(names)}
         return {name: gs[0] if batch == 1 else gs for name, gs in by_stage.items()}
 
@@ -2786,7 +3036,7 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
             ValueError, TypeError: naming the argument, its value and what is allowed.
         """
         count: int | None = None
-        for rung in self.rungs[: len(names)]:
+        for rung in (rung for rung in self.rungs if rung.name in names):
             reader, stage = rung.reader, self.stage(rung.name)
             given, negative = embeds.get(f"{reader}prompt_embeds"), embeds.get(f"{reader}negative_prompt_embeds")
             if prompt is None and given is None and reader != self.readers[0]:
@@ -2813,6 +3063,7 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
         batch: int,
         num_frames: int | None = None,
         callback_tensor_inputs: list[str] | None = None,
+        given: tuple[int, Extent] | None = None,
     ) -> dict[str, Extent]:
         """Runs every stage's own checks on what it will get, so that a bad option of the last one is told at once.
 
@@ -2822,6 +3073,7 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
             batch: how many videos.
             num_frames: how many frames the video is to have; None keeps all.
             callback_tensor_inputs: what the step callback asks for, or None.
+            given: how many videos the first of them is given, and their extent; None where it takes none.
 
         Returns:
             Stage -> what it will make.
@@ -2830,9 +3082,8 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
             ValueError, TypeError: what a stage's checks raise, with the stage's name before it.
         """
         wanted = {} if num_frames is None else self.frames_wanted(options, num_frames)
-        given: tuple[int, Extent] | None = None
         extents = {}
-        for rung in self.rungs[: len(names)]:
+        for rung in (rung for rung in self.rungs if rung.name in names):
             call = rung.call({**options[rung.name], "callback_on_step_end_tensor_inputs": callback_tensor_inputs})
             try:
                 batch, extent = self.stage(rung.name).check_call(call, batch, given)
@@ -3169,15 +3420,7 @@ class Show1KeyframePipeline(StagePipeline):
         feature_extractor: BaseImageProcessor | None = None,
         safety_checker: PreTrainedModel | None = None,
     ):
-        super().__init__()
-        self.register_modules(
-            tokenizer=tokenizer,
-            text_encoder=text_encoder,
-            unet=unet,
-            scheduler=scheduler,
-            feature_extractor=feature_extractor,
-            safety_checker=safety_checker,
-        )
+        super().__init__(tokenizer, text_encoder, unet, scheduler, feature_extractor, safety_checker)
 
     @torch.no_grad()
     @documented
@@ -3317,15 +3560,7 @@ class Show1InterpolationPipeline(StagePipeline):
         feature_extractor: BaseImageProcessor | None = None,
         safety_checker: PreTrainedModel | None = None,
     ):
-        super().__init__()
-        self.register_modules(
-            tokenizer=tokenizer,
-            text_encoder=text_encoder,
-            unet=unet,
-            scheduler=scheduler,
-            feature_extractor=feature_extractor,
-            safety_checker=safety_checker,
-        )
+        super().__init__(tokenizer, text_encoder, unet, scheduler, feature_extractor, safety_checker)
 
     @torch.no_grad()
     @documented
@@ -3450,6 +3685,10 @@ class Show1InterpolationPipeline(StagePipeline):
     @classmethod
     def windows(cls, call: Any, given: Extent | None) -> int:
         return given.frames - 1
+
+    @classmethod
+    def loops(cls, call: Any, given: Extent | None) -> int:
+        return len(cls._parts(call, 1, cls.windows(call, given)))
 
     @staticmethod
     def prepare_condition(keyframes: Tensor, length: int) -> Tensor:
@@ -3659,7 +3898,7 @@ class Show1SuperResolutionPipeline(FirstFrameMixin, StagePipeline):
     """
 
     stage_name = "superres"
-    shrink = "a smaller window_size needs less in proportion beside weights, and is another video"
+    shrink = "a smaller window_size than {window_size} needs less in proportion beside weights, and is another video"
     cleans_captions = True
     model_cpu_offload_seq = "text_encoder->first_frame_unet->unet->safety_checker"
     _optional_components = [*StagePipeline._optional_components, "first_frame_unet", "first_frame_scheduler"]
@@ -3676,17 +3915,11 @@ class Show1SuperResolutionPipeline(FirstFrameMixin, StagePipeline):
         feature_extractor: BaseImageProcessor | None = None,
         safety_checker: PreTrainedModel | None = None,
     ):
-        super().__init__()
+        super().__init__(tokenizer, text_encoder, unet, scheduler, feature_extractor, safety_checker)
         self.register_modules(
-            tokenizer=tokenizer,
-            text_encoder=text_encoder,
-            unet=unet,
-            scheduler=scheduler,
             image_noising_scheduler=image_noising_scheduler,
             first_frame_unet=first_frame_unet,
             first_frame_scheduler=first_frame_scheduler,
-            feature_extractor=feature_extractor,
-            safety_checker=safety_checker,
         )
 
     @torch.no_grad()
@@ -3850,7 +4083,7 @@ class Show1SuperResolutionPipeline(FirstFrameMixin, StagePipeline):
     @classmethod
     def extent(cls, call: Any, given: Extent | None) -> Extent:
         sides = (given.height, call.height), (given.width, call.width)
-        return Extent(given.frames, *(4 * side if own is None else own for side, own in sides))
+        return Extent(given.frames, *(4 * side if own is None and side else own for side, own in sides))
 
     @classmethod
     def windows(cls, call: Any, given: Extent | None) -> int:
@@ -3913,7 +4146,7 @@ class Show1RefinementPipeline(StagePipeline, TextualInversionLoaderMixin):
     stage_name = "refine"
     gives = LATENTS
     low_memory = {"split_guidance": True, "vae_batch_size": 1}
-    shrink = "a smaller window_size needs less in proportion beside weights, and is another video"
+    shrink = "a smaller window_size than {window_size} needs less in proportion beside weights, and is another video"
     model_cpu_offload_seq = "text_encoder->unet->vae->safety_checker"
     _mask_padding = False
 
@@ -3927,16 +4160,8 @@ class Show1RefinementPipeline(StagePipeline, TextualInversionLoaderMixin):
         feature_extractor: BaseImageProcessor | None = None,
         safety_checker: PreTrainedModel | None = None,
     ):
-        super().__init__()
-        self.register_modules(
-            tokenizer=tokenizer,
-            text_encoder=text_encoder,
-            unet=unet,
-            vae=vae,
-            scheduler=scheduler,
-            feature_extractor=feature_extractor,
-            safety_checker=safety_checker,
-        )
+        super().__init__(tokenizer, text_encoder, unet, scheduler, feature_extractor, safety_checker)
+        self.register_modules(vae=vae)
 
     @property
     def vae_scale_factor(self) -> int:
@@ -4099,6 +4324,10 @@ class Show1RefinementPipeline(StagePipeline, TextualInversionLoaderMixin):
         return len(overlapping_windows(given.frames, size, call.window_overlap))
 
     @classmethod
+    def loops(cls, call: Any, given: Extent | None) -> int:
+        return 1  # its windows are blended in each step
+
+    @classmethod
     def steps_run(cls, call: Any) -> int:
         return int(super().steps_run(call) * call.strength)
 
@@ -4220,10 +4449,10 @@ class Show1CascadePipeline(CascadePipeline):
     """
 
     rungs = (
-        Rung("base", Show1KeyframePipeline, shared=_T5),
+        Rung("base", Show1KeyframePipeline, shared=_T5, title="Keyframes"),
         Rung("interpolation", Show1InterpolationPipeline, shared=_T5),
-        Rung("superres", Show1SuperResolutionPipeline, shared=(*_T5, *_IMAGE_MODEL)),
-        Rung("refine", Show1RefinementPipeline),
+        Rung("superres", Show1SuperResolutionPipeline, shared=(*_T5, *_IMAGE_MODEL), title="Super-resolution"),
+        Rung("refine", Show1RefinementPipeline, title="Refinement"),
     )
     recipes = RECIPES
 

@@ -62,7 +62,7 @@ from diffusers.pipelines.deepfloyd_if.safety_checker import IFSafetyChecker
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils import BaseOutput, convert_unet_state_dict_to_peft, logging, require_peft_backend
 from torch import Tensor, nn
-from transformers import PreTrainedModel, T5EncoderModel, T5Tokenizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
 from transformers.image_processing_utils import BaseImageProcessor
 
 
@@ -1742,8 +1742,16 @@ class NetworkTypesMixin:
 class StagePipeline(NetworkTypesMixin, DenoisingMixin, PromptMixin, StageLoraMixin, SafetyMixin, DiffusionPipeline):
     """One rung of a ladder.
 
-    A subclass registers `tokenizer`, `text_encoder`, `unet`, `scheduler`, `feature_extractor`, `safety_checker` and
-    what it needs besides, has a `__call__` with the arguments that all stages have and its own, and `check_call`.
+    A subclass has a `__call__` with the arguments that all stages have and its own, says below what a cascade asks,
+    and registers what it needs besides these components.
+
+    Args:
+        tokenizer: may be `None` when `prompt_embeds` are passed.
+        text_encoder: likewise.
+        unet: the network that denoises.
+        scheduler: any of diffusers' schedulers for discrete timesteps.
+        feature_extractor (*optional*): prepares frames for the safety checker.
+        safety_checker (*optional*): looks at every frame before it is returned.
     """
 
     stage_name: str
@@ -1759,6 +1767,25 @@ class StagePipeline(NetworkTypesMixin, DenoisingMixin, PromptMixin, StageLoraMix
 
     _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]
     _optional_components = ["tokenizer", "text_encoder", "feature_extractor", "safety_checker"]
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase | None,
+        text_encoder: PreTrainedModel | None,
+        unet: ModelMixin,
+        scheduler: KarrasDiffusionSchedulers,
+        feature_extractor: BaseImageProcessor | None = None,
+        safety_checker: PreTrainedModel | None = None,
+    ):
+        super().__init__()
+        self.register_modules(
+            tokenizer=tokenizer,
+            text_encoder=text_encoder,
+            unet=unet,
+            scheduler=scheduler,
+            feature_extractor=feature_extractor,
+            safety_checker=safety_checker,
+        )
 
     # --- what a cascade asks -----------------------------------------------------------------------------------------
 
@@ -1781,6 +1808,11 @@ class StagePipeline(NetworkTypesMixin, DenoisingMixin, PromptMixin, StageLoraMix
     def windows(cls, call: Any, given: Extent | None) -> int:
         """How many windows a video is denoised in."""
         return 1
+
+    @classmethod
+    def loops(cls, call: Any, given: Extent | None) -> int:
+        """How often one video goes through the steps: once for each of the windows that a `WindowStore` gets."""
+        return cls.windows(call, given)
 
     @classmethod
     def steps_run(cls, call: Any) -> int:
@@ -2068,6 +2100,7 @@ class WindowStore:
         pipe(prompt, generator=torch.Generator().manual_seed(0), window_store=store)  # goes on
 
     A stage all of whose windows are there runs no network; the result is that of an undisturbed run, bit for bit.
+    A subclass that keeps them elsewhere, such as a job's folder, has the three methods.
 
     Args:
         windows: stage name -> its first windows, in order, (b, c, f, h, w) in the model's own range: what an earlier
@@ -2076,6 +2109,10 @@ class WindowStore:
 
     def __init__(self, windows: Mapping[str, Sequence[Tensor]] | None = None):
         self.windows: dict[str, list[Tensor]] = {name: list(given) for name, given in (windows or {}).items()}
+
+    def stages(self) -> Sequence[str]:
+        """The stages that it holds windows of."""
+        return list(self.windows)
 
     def finished(self, stage: str) -> Sequence[Tensor]:
         """The first windows of a stage, in order.
@@ -2138,15 +2175,7 @@ class Show1InterpolationPipeline(StagePipeline):
         feature_extractor: BaseImageProcessor | None = None,
         safety_checker: PreTrainedModel | None = None,
     ):
-        super().__init__()
-        self.register_modules(
-            tokenizer=tokenizer,
-            text_encoder=text_encoder,
-            unet=unet,
-            scheduler=scheduler,
-            feature_extractor=feature_extractor,
-            safety_checker=safety_checker,
-        )
+        super().__init__(tokenizer, text_encoder, unet, scheduler, feature_extractor, safety_checker)
 
     @torch.no_grad()
     @documented
@@ -2271,6 +2300,10 @@ class Show1InterpolationPipeline(StagePipeline):
     @classmethod
     def windows(cls, call: Any, given: Extent | None) -> int:
         return given.frames - 1
+
+    @classmethod
+    def loops(cls, call: Any, given: Extent | None) -> int:
+        return len(cls._parts(call, 1, cls.windows(call, given)))
 
     @staticmethod
     def prepare_condition(keyframes: Tensor, length: int) -> Tensor:

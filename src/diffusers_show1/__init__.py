@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from .families.show1.cascade import Show1CascadePipeline
     from .families.show1.interpolation import Show1InterpolationPipeline
     from .families.show1.keyframes import Show1KeyframePipeline
+    from .families.show1.modular import Show1Blocks, Show1ModularPipeline
     from .families.show1.refine import Show1RefinementPipeline
     from .families.show1.superres import Show1SuperResolutionPipeline
     from .families.show1.unet import Show1UNet3DConditionModel
     from .ladder.known_frames import KnownFrames
-    from .families.show1.modular import Show1Blocks, Show1ModularPipeline
     from .nn.caching import DeepCacheConfig
     from .runs.job import GenerationJob, JobSettings
     from .sampling.outputs import VideoPipelineOutput

@@ -71,8 +71,8 @@ class NetworkTypesMixin:
 class StagePipeline(NetworkTypesMixin, DenoisingMixin, PromptMixin, StageLoraMixin, SafetyMixin, DiffusionPipeline):
     """One rung of a ladder.
 
-    A subclass has a `__call__` with the arguments that all stages have and its own, says below what a cascade asks, and
-    registers what it needs besides these components.
+    A subclass has a `__call__` with the arguments that all stages have and its own, says below what a cascade asks,
+    and registers what it needs besides these components.
 
     Args:
         tokenizer: may be `None` when `prompt_embeds` are passed.
