@@ -277,8 +277,8 @@ class Extent(NamedTuple):
     """Of a video in pixels; a side that only the network knows is None."""
 
     frames: int
-    height: int | None
-    width: int | None
+    height: Any
+    width: Any
 
 
 class Handover:
@@ -312,6 +312,7 @@ class Call(SimpleNamespace):
 
     def __init__(self, arguments: Mapping[str, Any]):
         super().__init__(**{name: value for name, value in arguments.items() if name not in ("self", "__class__")})
+        self.callback_on_step_end_tensor_inputs: Any = arguments["callback_on_step_end_tensor_inputs"]
         if self.callback_on_step_end_tensor_inputs is None:
             wanted = getattr(self.callback_on_step_end, "tensor_inputs", ["latents"])
             self.callback_on_step_end_tensor_inputs = wanted
@@ -2582,9 +2583,9 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
         cls.model_cpu_offload_seq = "->".join([*order, "safety_checker"])
         optional = [r.parts[name] for r in cls.rungs for name in r.stage._optional_components]
         cls._optional_components = list(dict.fromkeys(optional))
-        cls.__init__ = _initialiser(cls)  # type: ignore[method-assign]
+        cls.__init__ = _initialiser(cls)
         if "__call__" not in cls.__dict__:
-            cls.__call__ = _caller(cls)  # type: ignore[method-assign]
+            cls.__call__ = _caller(cls)
         for name in cls.stage_names:
             setattr(cls, name, property(lambda self, name=name: self.stage(name), doc=f"The stage {name!r}."))
 
@@ -2624,6 +2625,7 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
     @classmethod
     def from_stages(
         cls,
+        *,
         stage_defaults: StageOptions | None = None,
         feature_extractor: BaseImageProcessor | None = None,
         safety_checker: PreTrainedModel | None = None,
@@ -3184,7 +3186,7 @@ def _initialiser(cls: type[CascadePipeline]) -> Callable[..., None]:
         self.register_modules(**components)
         self.register_to_config(stage_defaults=bound.arguments["stage_defaults"])
 
-    __init__.__signature__ = signature  # type: ignore[attr-defined]
+    __init__.__signature__ = signature
     __init__.__annotations__ = {p.name: p.annotation for p in signature.parameters.values() if p.name != "self"}
     __init__.__qualname__, __init__.__module__ = f"{cls.__qualname__}.__init__", cls.__module__
     return __init__
@@ -3197,7 +3199,7 @@ def _caller(cls: type[CascadePipeline]) -> Callable[..., Any]:
         "prompt_embeds": "(prompts, tokens, width), from `pipe.{stage}.encode_prompt`; needed with `prompt_embeds`.",
         "negative_prompt_embeds": "likewise, (prompts, tokens, width), of the negative prompts.",
     }
-    told = {}
+    told: dict[str, str] = {}
     for reader in cls.readers[1:]:
         stage = next(rung.name for rung in cls.rungs if rung.reader == reader)
         told |= {f"{reader}{end}": text.format(stage=stage) for end, text in ends.items()}
@@ -3211,7 +3213,7 @@ def _caller(cls: type[CascadePipeline]) -> Callable[..., Any]:
     doc = inspect.cleandoc(CascadePipeline.__call__.__doc__ or "")
     before, after = doc[: doc.index("    embeds: ")], doc[doc.index("\nReturns:") :]
     __call__.__doc__ = before + "".join(f"    {name}: {text}\n" for name, text in told.items()) + after
-    __call__.__signature__ = general.replace(parameters=[*kept, *own])  # type: ignore[attr-defined]
+    __call__.__signature__ = general.replace(parameters=[*kept, *own])
     __call__.__qualname__, __call__.__module__ = f"{cls.__qualname__}.__call__", cls.__module__
     return __call__
 
@@ -3361,8 +3363,8 @@ def documented(function: Function) -> Function:
     head, found, rest = text.partition("\nArgs:\n")
     own: dict[str, str] = {}
     if found:
-        listed = re.match(r"((?:    .*\n|\n(?=    ))*(?:    .*)?)", rest)[1]
-        rest = rest[len(listed) :]
+        end = re.search(r"\n(?=\S)|\Z", rest)
+        listed, rest = rest[: end.start()], rest[end.start() :]
         for entry in re.split(r"\n(?=    \S)", listed.strip("\n")):
             name, _, told = entry.strip().partition(": ")
             own[name] = told
@@ -4457,7 +4459,7 @@ class Show1CascadePipeline(CascadePipeline):
     recipes = RECIPES
 
     @classmethod
-    def from_stages(cls, first_frame: Any = None, **stages: Any) -> Show1CascadePipeline:
+    def from_stages(cls, *, first_frame: Any = None, **stages: Any) -> Show1CascadePipeline:
         """Makes a cascade of four separately published stages, sharing the base stage's T5.
 
         Args:

@@ -221,8 +221,8 @@ class Extent(NamedTuple):
     """Of a video in pixels; a side that only the network knows is None."""
 
     frames: int
-    height: int | None
-    width: int | None
+    height: Any
+    width: Any
 
 
 class Handover:
@@ -256,6 +256,7 @@ class Call(SimpleNamespace):
 
     def __init__(self, arguments: Mapping[str, Any]):
         super().__init__(**{name: value for name, value in arguments.items() if name not in ("self", "__class__")})
+        self.callback_on_step_end_tensor_inputs: Any = arguments["callback_on_step_end_tensor_inputs"]
         if self.callback_on_step_end_tensor_inputs is None:
             wanted = getattr(self.callback_on_step_end, "tensor_inputs", ["latents"])
             self.callback_on_step_end_tensor_inputs = wanted
@@ -2059,8 +2060,8 @@ def documented(function: Function) -> Function:
     head, found, rest = text.partition("\nArgs:\n")
     own: dict[str, str] = {}
     if found:
-        listed = re.match(r"((?:    .*\n|\n(?=    ))*(?:    .*)?)", rest)[1]
-        rest = rest[len(listed) :]
+        end = re.search(r"\n(?=\S)|\Z", rest)
+        listed, rest = rest[: end.start()], rest[end.start() :]
         for entry in re.split(r"\n(?=    \S)", listed.strip("\n")):
             name, _, told = entry.strip().partition(": ")
             own[name] = told

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -16,7 +17,7 @@ def answered(repo_id: str) -> Iterator[None]:
     from huggingface_hub.errors import HfHubHTTPError
 
     # The base of everything that the client's transport raises; which package has it depends on the client's version.
-    failed = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+    failed: Any = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
     try:
         yield
     except OSError:

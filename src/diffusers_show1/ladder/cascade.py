@@ -71,9 +71,9 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
         cls.model_cpu_offload_seq = "->".join([*order, "safety_checker"])
         optional = [r.parts[name] for r in cls.rungs for name in r.stage._optional_components]
         cls._optional_components = list(dict.fromkeys(optional))
-        cls.__init__ = _initialiser(cls)  # type: ignore[method-assign]
+        cls.__init__ = _initialiser(cls)
         if "__call__" not in cls.__dict__:
-            cls.__call__ = _caller(cls)  # type: ignore[method-assign]
+            cls.__call__ = _caller(cls)
         for name in cls.stage_names:
             setattr(cls, name, property(lambda self, name=name: self.stage(name), doc=f"The stage {name!r}."))
 
@@ -113,6 +113,7 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
     @classmethod
     def from_stages(
         cls,
+        *,
         stage_defaults: StageOptions | None = None,
         feature_extractor: BaseImageProcessor | None = None,
         safety_checker: PreTrainedModel | None = None,
@@ -673,7 +674,7 @@ def _initialiser(cls: type[CascadePipeline]) -> Callable[..., None]:
         self.register_modules(**components)
         self.register_to_config(stage_defaults=bound.arguments["stage_defaults"])
 
-    __init__.__signature__ = signature  # type: ignore[attr-defined]
+    __init__.__signature__ = signature
     __init__.__annotations__ = {p.name: p.annotation for p in signature.parameters.values() if p.name != "self"}
     __init__.__qualname__, __init__.__module__ = f"{cls.__qualname__}.__init__", cls.__module__
     return __init__
@@ -686,7 +687,7 @@ def _caller(cls: type[CascadePipeline]) -> Callable[..., Any]:
         "prompt_embeds": "(prompts, tokens, width), from `pipe.{stage}.encode_prompt`; needed with `prompt_embeds`.",
         "negative_prompt_embeds": "likewise, (prompts, tokens, width), of the negative prompts.",
     }
-    told = {}
+    told: dict[str, str] = {}
     for reader in cls.readers[1:]:
         stage = next(rung.name for rung in cls.rungs if rung.reader == reader)
         told |= {f"{reader}{end}": text.format(stage=stage) for end, text in ends.items()}
@@ -700,6 +701,6 @@ def _caller(cls: type[CascadePipeline]) -> Callable[..., Any]:
     doc = inspect.cleandoc(CascadePipeline.__call__.__doc__ or "")
     before, after = doc[: doc.index("    embeds: ")], doc[doc.index("\nReturns:") :]
     __call__.__doc__ = before + "".join(f"    {name}: {text}\n" for name, text in told.items()) + after
-    __call__.__signature__ = general.replace(parameters=[*kept, *own])  # type: ignore[attr-defined]
+    __call__.__signature__ = general.replace(parameters=[*kept, *own])
     __call__.__qualname__, __call__.__module__ = f"{cls.__qualname__}.__call__", cls.__module__
     return __call__

@@ -19,8 +19,8 @@ class Extent(NamedTuple):
     """Of a video in pixels; a side that only the network knows is None."""
 
     frames: int
-    height: int | None
-    width: int | None
+    height: Any
+    width: Any
 
 
 class Handover:
@@ -54,6 +54,7 @@ class Call(SimpleNamespace):
 
     def __init__(self, arguments: Mapping[str, Any]):
         super().__init__(**{name: value for name, value in arguments.items() if name not in ("self", "__class__")})
+        self.callback_on_step_end_tensor_inputs: Any = arguments["callback_on_step_end_tensor_inputs"]
         if self.callback_on_step_end_tensor_inputs is None:
             wanted = getattr(self.callback_on_step_end, "tensor_inputs", ["latents"])
             self.callback_on_step_end_tensor_inputs = wanted

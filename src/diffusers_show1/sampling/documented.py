@@ -60,8 +60,8 @@ def documented(function: Function) -> Function:
     head, found, rest = text.partition("\nArgs:\n")
     own: dict[str, str] = {}
     if found:
-        listed = re.match(r"((?:    .*\n|\n(?=    ))*(?:    .*)?)", rest)[1]
-        rest = rest[len(listed) :]
+        end = re.search(r"\n(?=\S)|\Z", rest)
+        listed, rest = rest[: end.start()], rest[end.start() :]
         for entry in re.split(r"\n(?=    \S)", listed.strip("\n")):
             name, _, told = entry.strip().partition(": ")
             own[name] = told

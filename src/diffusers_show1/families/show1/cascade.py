@@ -67,7 +67,7 @@ class Show1CascadePipeline(CascadePipeline):
     recipes = RECIPES
 
     @classmethod
-    def from_stages(cls, first_frame: Any = None, **stages: Any) -> Show1CascadePipeline:
+    def from_stages(cls, *, first_frame: Any = None, **stages: Any) -> Show1CascadePipeline:
         """Makes a cascade of four separately published stages, sharing the base stage's T5.
 
         Args:
