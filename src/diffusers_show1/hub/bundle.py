@@ -23,6 +23,7 @@ import inspect
 import json
 import re
 import shutil
+import symtable
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
@@ -139,21 +140,29 @@ def read_module(name: str) -> Module:
             if any(isinstance(n, (ast.Import, ast.ImportFrom)) and _is_ours(n) for n in ast.walk(node)):
                 raise ValueError(f"{path}:{node.lineno}: an import of ours inside a definition can't be inlined.")
             comments = [line for line in above if line.startswith("#") and not line.startswith("# --- ")]
+            text = "\n".join([*comments, *lines[start:end]])
             module.definitions.append(
                 Definition(
                     names=_bound(node),
-                    text="\n".join([*comments, *lines[start:end]]),
+                    text=text,
                     divider=divider,
                     blank_lines=next((i for i, line in enumerate(reversed(above)) if line), len(above)),
                     is_block=isinstance(node, (ast.FunctionDef, ast.ClassDef)),
-                    uses=frozenset(
-                        n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)
-                    ),
+                    uses=frozenset(_global_names(symtable.symtable(text, path, "exec"))),
                 )
             )
         elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):  # the docstring
             raise ValueError(f"{path}:{node.lineno}: only imports, definitions and assignments can be inlined.")
     return module
+
+
+def _global_names(scope: symtable.SymbolTable) -> Iterator[str]:
+    """What a piece of code reads of its module: not what a function has a variable of its own for."""
+    for symbol in scope.get_symbols():
+        if symbol.is_referenced() and (symbol.is_global() or scope.get_type() == "module"):
+            yield symbol.get_name()
+    for inner in scope.get_children():
+        yield from _global_names(inner)
 
 
 def _is_ours(node: ast.Import | ast.ImportFrom) -> bool:
