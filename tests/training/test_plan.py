@@ -104,8 +104,8 @@ def small_plan(tmp_path):
     part = {"task": "base", "config": "small.yaml"}
     last = part | {"after": ["one", "two"], "set": {"model.start": "run", "model.path": "{two}", "model.config": {}}}
     path = tmp_path / "plan.yaml"
-    values = {"cascade": "Show1CascadePipeline", "parts": {"one": part, "two": part, "three": last}}
-    path.write_text(yaml.safe_dump(values))
+    values = {"cascade": "Show1CascadePipeline", "parts": {"one": part, "two": dict(part), "three": last}}
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
     return path
 
 
@@ -203,7 +203,7 @@ def test_one_line_for_a_command_that_cannot_be(tmp_path, capsys, arguments, mess
 def test_plans_that_cannot_be_used(tmp_path, capsys, change, message):
     values = {"cascade": "Show1CascadePipeline", "parts": {"a": {"task": "base", "config": "tiny-base"}}}
     path = tmp_path / "plan.yaml"
-    path.write_text(yaml.safe_dump(values | change))
+    path.write_text(yaml.safe_dump(values | change, sort_keys=False))
     assert main(["train", str(path), "-o", str(tmp_path / "out")]) == 2
     assert f"show1: {message}" in capsys.readouterr().err.splitlines()[-1]
 

@@ -138,7 +138,7 @@ def test_an_image_network_learns_and_is_inflated(tmp_path):
         ("tiny-text", {"model": {"start": "run", "path": "x"}}, "`model.start` must be scratch for text"),
         ("tiny-text", {"objective": {"encoder": "bert"}}, "`objective.encoder` must be one of t5, clip, got 'bert'"),
         ("tiny-image", {"model": {"schedulers": {"scheduler": {"_class_name": "X"}}}}, "`model.schedulers.scheduler`"),
-        ("tiny-image", {"model": {"schedulers": {}}}, "`model.components` must have a image_scheduler for image"),
+        ("tiny-image", {"model": {"schedulers": {}}}, "`model.components` must have a scheduler for image"),
     ],
 )
 def test_what_the_engines_own_tasks_cannot_do(name, change, message):

@@ -249,7 +249,6 @@ class StageTask(Task):
     pipeline_class: ClassVar[type[DiffusionPipeline]]
     network_class: ClassVar[type]
     extra_components: ClassVar[tuple[str, ...]] = ()
-    shared: ClassVar[tuple[str, ...]] = ("tokenizer", "text_encoder")  # by the same name in a cascade
     condition_channels: ClassVar[int] = 0
 
     def __init__(self, config: TrainConfig, device: torch.device, source: Source):
@@ -273,11 +272,6 @@ class StageTask(Task):
         )
         self._check_network(variance_type)
         self._embeddings = source.embeddings(self.components["tokenizer"], self.components["text_encoder"])
-
-    @classmethod
-    def called(cls, name: str) -> str:
-        """What a component of this stage is called in a cascade."""
-        return name if name in cls.shared else f"{cls.stage}_{name}"
 
     @property
     def channels(self) -> int:

@@ -88,8 +88,10 @@ def _load(place: str, task: type[StageTask], name: str, dtype: torch.dtype) -> A
             f"`model.components` must be {allowed}, got {place!r} ({str(error).splitlines()[0]})"
         ) from error
     family = family_of(index.get("_class_name", ""))
-    # A cascade has them all side by side, one text encoder for several stages.
-    found = task.called(name) if family is not None and index["_class_name"] == family.cascade else name
+    found = name
+    if family is not None and index["_class_name"] == family.cascade:  # all side by side, by names of their own
+        rungs = {rung.name: rung for rung in family.cascade_class.rungs}
+        found = rungs[task.stage].parts[name] if task.stage in rungs else name
     library, kind = index.get(found) or (None, None)
     if library not in ("diffusers", "transformers") and (family is None or library != family.library):
         raise ConfigError(

@@ -244,7 +244,6 @@ class RefineTask(StageTask):
     pipeline_class = Show1RefinementPipeline
     network_class = Show1UNet3DConditionModel
     extra_components = ("vae",)
-    shared = ()  # it reads CLIP, and not the T5 of the others
     first = False
     crop_grid = 8
 
