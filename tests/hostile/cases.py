@@ -222,18 +222,19 @@ texts(
     "clip.mp4",
     ("an empty file", b"", "must be a video that FFmpeg reads, got"),
     ("a text that calls itself a video", "no video" * 1000, "(Invalid data found when processing input)"),
-    ("a picture that claims 50000x50000, as a video", make.claiming(50000, 50000), "must be a video that FFmpeg"),
+    ("a picture that claims 50000x50000, as a video", make.claiming(50000, 50000), "could be decompression bomb"),
     ("a list of other files (ffconcat)", "ffconcat version 1.0\nfile ../outside/private.mp4\n", "(Invalid argument)"),
     ("a playlist (HLS)", "#EXTM3U\n#EXTINF:3,\nprivate.ts\n#EXT-X-ENDLIST\n", "must be a video that FFmpeg reads"),
 )
 texts(
     "video",
     "clip.gif",
-    ("an empty GIF", b"", "must be an animation or frames that Pillow reads, got"),
+    ("an empty GIF", b"", "must be a video that FFmpeg reads, got"),
+    ("no more than the beginning of a GIF", b"GIF89a", "must be an animation or frames that Pillow reads, got"),
     (
         "a PostScript program that calls itself a GIF",
         "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-        "that Pillow",
+        "must be a video that FFmpeg reads, got",
     ),
 )
 
@@ -312,6 +313,22 @@ def _(folder: Path) -> Path:
     return make.animation(folder / "clip.webp", [1, 2**24 - 1, 3])
 
 
+@case("video", "a TIFF that claims 9000x9000", "at most 33554432 pixels each")
+def _(folder: Path) -> Path:
+    path = make.picture(folder / "clip.tif", Image.new("1", (9000, 9000))) / "clip.tif"
+    return path.rename(folder / "clip.mp4")
+
+
+@case("video", "a TIFF of floating-point numbers", "its pixels are floating-point numbers, of no known range")
+def _(folder: Path) -> Path:
+    return make.picture(folder / "clip.tif", Image.new("F", (8, 8))) / "clip.tif"
+
+
+@case("video", "a JPEG that is cut in half", "must hold pictures that are whole")
+def _(folder: Path) -> Path:
+    return cut(make.picture(folder / "clip.jpg", Image.effect_noise((64, 64), 50)) / "clip.jpg", 0.5)
+
+
 @case("video", "an empty folder", "must hold frames (000.png, 001.png, ...), got the folder")
 def _(folder: Path) -> Path:
     (folder / "frames").mkdir()
@@ -355,6 +372,63 @@ def _(folder: Path) -> Path:
 def _(folder: Path) -> Path:
     os.mkfifo(folder / "000.png")
     return folder
+
+
+# --- outputs ---------------------------------------------------------------------------------------------------------
+
+
+@case("output", "a pipe", "must be a file or a folder, got")
+def _(folder: Path) -> Path:
+    os.mkfifo(folder / "out.mp4")
+    return folder / "out.mp4"
+
+
+def link(folder: Path, name: str, target: str) -> Path:
+    (folder / name).symlink_to(target)
+    return folder / name
+
+
+@case("output", "a link to nothing", "must not lead through a link to nothing, got")
+def _(folder: Path) -> Path:
+    return link(folder, "out.mp4", "nowhere/out.mp4")
+
+
+@case("output", "a file in a folder that is a link to nothing", "must not lead through a link to nothing, got")
+def _(folder: Path) -> Path:
+    return link(folder, "out", "nowhere") / "out.mp4"
+
+
+@case("output", "a link to itself", "(Too many levels of symbolic links)")
+def _(folder: Path) -> Path:
+    return link(folder, "out.mp4", "out.mp4")
+
+
+@case("output", "a link to a file of another kind", "must, as a link, lead to a .mp4, got")
+def _(folder: Path) -> Path:
+    make.write(folder / "notes.txt", "mine")
+    return link(folder, "out.mp4", "notes.txt")
+
+
+@case("output", "a name of 300 characters", "(File name too long)")
+def _(folder: Path) -> Path:
+    return folder / ("x" * 300 + ".mp4")
+
+
+@case("output", "a name of 300 characters in a folder that is not there yet", "(File name too long)")
+def _(folder: Path) -> Path:
+    return folder / "new" / ("x" * 300 + ".mp4")
+
+
+@case("output", "a folder by the name of a video", "must be a file, got the folder")
+def _(folder: Path) -> Path:
+    (folder / "out.mp4").mkdir()
+    return folder / "out.mp4"
+
+
+@case("output", "a folder with more than frames", "or one with nothing but frames")
+def _(folder: Path) -> Path:
+    make.write(folder / "out" / "thesis.txt", "mine")
+    return folder / "out"
 
 
 # --- settings --------------------------------------------------------------------------------------------------------

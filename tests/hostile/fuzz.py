@@ -123,6 +123,26 @@ def _pictures(folder: Path) -> list[Path]:
     ]
 
 
+def _all_pictures(folder: Path) -> list[Path]:
+    from PIL import Image
+
+    noise = Image.effect_noise((24, 24), 99).convert("RGB")
+    others = {"save_all": True, "append_images": [noise.rotate(90)]}
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name, options in (
+        ("a.jpg", {"exif": exif}),
+        ("a.bmp", {}),
+        ("a.tif", others),
+        ("b.tif", {"compression": "tiff_lzw", "exif": exif}),
+        ("a.jp2", {}),
+        ("a.apng", others),
+        ("a.gif", others),
+    ):
+        noise.save(folder / name, format="PNG" if name == "a.apng" else None, **options)
+    return sorted(folder.iterdir())
+
+
 def _pickles(folder: Path) -> list[Path]:
     state = {"state_dict": {"conv_in.weight": torch.zeros(4, 3, 3, 3), "epoch": 3}}
     old = folder / "old.pt"
@@ -199,6 +219,8 @@ TARGETS = {
     "row": Target("clip.mp4", _videos, _row, (SkipClip,)),
     "animation": Target("clip.webp", _animations, read_video, (ValueError,)),
     "frames": Target("000.png", _pictures, lambda path: read_video(path.parent), (ValueError,)),
+    "picture": Target("clip.mp4", _all_pictures, read_video, (ValueError,)),
+    "picture row": Target("clip.mp4", _all_pictures, _row, (SkipClip,)),
     "index": Target("model_index.json", _texts(INDEX), _model, (ValueError, OSError)),
     "config": Target(
         "config.json",

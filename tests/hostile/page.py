@@ -30,7 +30,12 @@ one clear error, before any work starts, and:
   bounded before it is built. A prompt has at most 10000 characters: the caption cleaning takes the square of it in
   time.
 * **Nothing but the file is read.** FFmpeg opens video files and no playlists, which would name others, and no
-  protocols; Pillow opens PNG, GIF, WebP and JPEG, and so starts no Ghostscript.
+  protocols; Pillow opens PNG, GIF, WebP, JPEG, BMP, TIFF and JPEG 2000, each by its first bytes, and so starts no
+  Ghostscript.
+* **Nothing but a clip is replaced.** What is written goes to a file or a folder of frames, links followed; a pipe, a
+  device, and a link that leads nowhere or in a circle are refused before any model runs. The temporary folders
+  (`.show1-*`) that killed processes have left beside an output are removed, where a lock in them shows that nobody
+  writes there any more, and nothing else is in them.
 
 Not covered: faults in FFmpeg, Pillow and the tokenizers themselves, which read the bytes; folders whose files change
 while they are read; and a pipe that is given on the command line, which is waited for as any program would.

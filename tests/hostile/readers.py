@@ -11,6 +11,7 @@ import numpy as np
 
 from diffusers_show1 import Show1CascadePipeline
 from diffusers_show1.clips.reading import read_video
+from diffusers_show1.clips.writing import save_video
 from diffusers_show1.hub import handler, publish, recognise
 from diffusers_show1.hub.convert import convert
 from diffusers_show1.learning.options import ConfigError
@@ -67,6 +68,9 @@ READERS = {
     ),
     "row": Reader("Files that a manifest names", read_row, (SkipClip,)),
     "video": Reader("Video files, animations, folders of frames", read_video, (ValueError, OSError)),
+    "output": Reader(
+        "Where a clip goes", lambda path: save_video(np.zeros((2, 8, 8, 3)), path), (ValueError, OSError)
+    ),
     "settings": Reader("The JSON beside a clip (`--from-json`)", read_record, (BadInput,)),
     "job": Reader(
         "Job folders", lambda path: GenerationJob(small_pipe(), path.parent), (JobError,)

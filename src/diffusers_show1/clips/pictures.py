@@ -90,7 +90,8 @@ def _unit_and_note(source: Path | BinaryIO, name: str) -> tuple[int, str]:
 def _loaded(source: Path | BinaryIO, name: str) -> Iterator[Image]:
     """A file's image, again and again: each of its pictures, decoded."""
     with _opened(source, name) as (_, image):
-        count = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
+        with _damage_told(name):
+            count = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
         # The first picture of an APNG may be there only for programs that do not know the format.
         for index in range(int(count > 1 and getattr(image, "default_image", False)), count):
             with _damage_told(name):
