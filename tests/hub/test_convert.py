@@ -15,6 +15,7 @@ from diffusers_show1.hub import convert as module
 from diffusers_show1.hub import parts
 from diffusers_show1.hub.convert import LICENCE, RECORD, ConversionError, convert
 from diffusers_show1.hub.recognise import load_cascade, recognise, recognise_index
+from diffusers_show1.ladder.checkpoints import Network
 
 
 STAGES = {
@@ -306,6 +307,25 @@ def test_published_networks_are_known_without_a_config(stage):
     assert shapes[0] == shapes[1]
     first = {"conv_in.weight": torch.empty(published.conv_in.weight.shape, device="meta")}
     assert [network.config for network in parts.fitting_networks(first, "file")] == [PUBLISHED_UNETS[stage]]
+
+
+def test_a_state_dict_under_other_names_finds_its_network(published, tmp_path):
+    """The first of several networks that it fits, by the names that a family says the file has."""
+    stored = unet_weights(published["show-1-base"])
+    config = json.loads((published["show-1-base"] / "unet" / "config.json").read_text())
+    path = tmp_path / "x.pt"
+    torch.save({name.replace("resnets", "blocks"): value for name, value in stored.items()}, path)
+    name = "Show1UNet3DConditionModel"
+    wider = Network(name, {**config, "layers_per_block": 7})
+    renamed = Network(name, config, renamed=((r"blocks(?=\.\d)(?<!_blocks)", "resnets"),))
+    part = parts.FilePart("", ("", ""), path, [wider, renamed])
+    (tmp_path / "o").mkdir()
+    facts, dropped = part.write(tmp_path / "o", {"dtype": None, "variant": None, "max_shard_size": "1GB"})
+    assert part.entry == ("diffusers_show1", name)
+    assert (facts["compared"], dropped) == (len(stored), [])
+    assert same(Show1UNet3DConditionModel.from_pretrained(tmp_path / "o", dtype=torch.float16).state_dict(), stored)
+    with pytest.raises(ConversionError, match="lacks"):
+        parts.FilePart("", ("", ""), path, [wider]).read()
 
 
 # --- killed and called again -------------------------------------------------------------------------------------

@@ -20,6 +20,9 @@ _listeners: list[Callable[[Family], None]] = []
 def add(family: Family) -> None:
     """Makes a family known that lives in another package. Adding it again changes nothing.
 
+    Args:
+        family: its entry.
+
     Raises:
         ValueError: its name, or that of one of its classes, is taken.
     """

@@ -12,7 +12,8 @@ class Card:
     """What a family says of one repository. Texts are Markdown; numbers and headings come from `hub/cards.py`.
 
     Args:
-        title, summary: the heading and the sentences below it.
+        title: the heading.
+        summary: the sentences below it.
         pipeline: the class that the repository holds.
         stage: the rung; None for a cascade.
         base_model: the Hub ids that the weights come from; none if they were trained from scratch here.
@@ -23,7 +24,9 @@ class Card:
         numbers: what is said above the table of options.
         compared: a recipe whose options stand in the table, too, where they differ.
         own_numbers: the folder of the cascade whose `stage_defaults` the repository has; None where it has none.
-        intended_use, limits, training: the sections of these names.
+        intended_use: the section of this name.
+        limits: likewise.
+        training: likewise.
         figures: the sections with figures that others reported; empty for none.
         results: the file in `benchmarks/results/` with what was measured here.
         parameters: of the network, counted from the published config.
