@@ -16,6 +16,7 @@ from diffusers_show1.sampling.checks import check_latents
 from diffusers_show1.sampling.documented import documented
 from diffusers_show1.sampling.noise import Generators, draw
 from diffusers_show1.sampling.outputs import VideoPipelineOutput
+from diffusers_show1.sampling.schedule import initial_noise
 from diffusers_show1.sampling.windows import WindowStore, interpolated_length
 
 
@@ -93,7 +94,7 @@ class ToyBetweenPipeline(StagePipeline):
         else:
             with self.progress_bar(total=len(steps)) as progress:
                 video = self.denoise(
-                    noise * scheduler.init_noise_sigma,
+                    initial_noise(noise, scheduler),
                     steps,
                     scheduler,
                     *embeds,

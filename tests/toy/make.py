@@ -39,7 +39,7 @@ def _shared() -> dict[str, Any]:
             latent_channels=4,
             scaling_factor=0.5,
         )
-        noise = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample", "clip_sample": False}
+        noise = {"beta_schedule": "scaled_linear", "prediction_type": "sample", "clip_sample": False}
         return {
             "tokenizer": tiny.tokenizer,
             "text_encoder": tiny.text_encoder,

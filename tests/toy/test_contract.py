@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""diffusers' promises, kept by the toy's stages and cascade: by what ladder/ and sampling/ do for any family."""
+"""diffusers' promises, kept by the toy: by what ladder/ and sampling/ do for any family."""
 
 import torch
 

@@ -18,7 +18,7 @@ from diffusers_show1.sampling.documented import documented
 from diffusers_show1.sampling.latents import fold, unfold
 from diffusers_show1.sampling.noise import Generators, draw, per_video, spawn
 from diffusers_show1.sampling.outputs import VideoPipelineOutput
-from diffusers_show1.sampling.schedule import count_steps
+from diffusers_show1.sampling.schedule import count_steps, initial_noise
 from diffusers_show1.sampling.windows import WindowStore
 
 
@@ -102,7 +102,7 @@ class ToyUpscalePipeline(StagePipeline):
                 part = condition[:, :, window]
                 noise = draw(part.shape, list(draws), part) if latents is None else latents[:, :, window].to(part)
                 video = self.denoise(
-                    noise * scheduler.init_noise_sigma,
+                    initial_noise(noise, scheduler),
                     steps,
                     scheduler,
                     *embeds,
