@@ -15,9 +15,7 @@ A stage reads all three. So does a cascade, which for the first and the last has
 from __future__ import annotations
 
 import json
-import numbers
 import re
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,6 +26,7 @@ from diffusers.utils import delete_adapter_layers, logging, require_peft_backend
 from torch import nn
 
 from .lora_files import read_adapter, some
+from .lora_weights import check_weight, weights_by_layer
 
 
 logger = logging.get_logger(__name__)
@@ -46,7 +45,7 @@ def check_lora_scale(cross_attention_kwargs: Any, name: str = "cross_attention_k
     given = cross_attention_kwargs
     if not isinstance(given, dict) or set(given) - {"scale"}:
         raise ValueError(f"`{name}` must be None or {{'scale': number}}, got {given!r}.")
-    _check_weight(given.get("scale", 1.0), f"{name}['scale']")
+    check_weight(given.get("scale", 1.0), f"{name}['scale']")
 
 
 class LoadableNetworks:
@@ -309,7 +308,7 @@ class LoraMixin(LoraBaseMixin):
         for weights in adapter_weights if several else [adapter_weights]:
             if isinstance(weights, dict):  # the names of other components are left to diffusers, which warns of them
                 weights = {
-                    component: _by_layer(getattr(self, component), weight, f"adapter_weights['{component}']")
+                    component: weights_by_layer(getattr(self, component), weight, f"adapter_weights['{component}']")
                     if component in self._lora_loadable_modules and isinstance(weight, dict)
                     else weight
                     for component, weight in weights.items()
@@ -388,48 +387,3 @@ def _take_out(network: Any, name: str) -> None:
     getattr(network, "peft_config", {}).pop(name, None)
     if not getattr(network, "peft_config", None):
         network.unload_lora()
-
-
-# --- weights of adapters ---------------------------------------------------------------------------------------------
-
-
-def _by_layer(network: nn.Module, weights: dict[str, Any], name: str) -> dict[str, float]:
-    """Weights by block, as weights by parts of layers' names, of which diffusers takes the first that a name has.
-
-    diffusers itself does this for image networks, and knows no other attentions in a block than `attentions`.
-    """
-    found: dict[str, float] = {}
-    _check_keys(weights, ["down", "mid", "up"], name)
-    for part, of_part in weights.items():
-        blocks = [network.mid_block] if part == "mid" else getattr(network, f"{part}_blocks")
-        keys = [f"block_{i}" for i in range(len(blocks))]
-        by_block = of_part if isinstance(of_part, dict) and part != "mid" else dict.fromkeys(keys, of_part)
-        _check_keys(by_block, keys, f"{name}['{part}']")
-        for key, of_block in by_block.items():
-            index = keys.index(key)
-            prefix = "mid_block." if part == "mid" else f"{part}_blocks.{index}."
-            count = 1 if part == "mid" else len(blocks[index].resnets)
-            values = of_block if isinstance(of_block, list) else [of_block]
-            if len(values) not in (1, count):
-                raise ValueError(
-                    f"`{name}['{part}']` must have {count} weights for {key}, one a layer, got {of_block}."
-                )
-            for value in values:
-                _check_weight(value, f"{name}['{part}']")
-            if len(values) == 1:
-                found[prefix] = values[0]
-                continue
-            for layer, value in enumerate(values):
-                for kind in ("resnets", "temp_convs", "attentions", "temp_attentions"):
-                    found[f"{prefix}{kind}.{layer}."] = value
-    return {**found, "": 1.0}  # what every name has: all other layers
-
-
-def _check_keys(given: dict[str, Any], allowed: list[str], name: str) -> None:
-    if unknown := [key for key in given if key not in allowed]:
-        raise ValueError(f"`{name}` must have keys among {allowed}, got {unknown}.")
-
-
-def _check_weight(value: Any, name: str) -> None:
-    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
-        raise ValueError(f"`{name}` must be a finite number, got {value!r}.")

@@ -48,6 +48,7 @@ _WITHOUT_EFFECT = frozenset(
     "peft_version qalora_group_size r rank_dropout rank_dropout_scale rank_pattern revision runtime_config "
     "target_modules task_type use_dora use_effective_conv2d use_rslora".split()
 )
+_CONVOLUTIONS = (nn.Conv1d.__init__, nn.Conv2d.__init__, nn.Conv3d.__init__)
 _INITIALISATIONS = (None, True, False, "gaussian", "eva", "orthogonal")  # those that leave the network's weights alone
 
 # Part of a layer -> (key in the file, tensor).
@@ -209,8 +210,9 @@ def _names(modules: dict[str, nn.Module]) -> dict[str, str]:
 
 def _sizes(module: Any) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
     """What A has after the rank, B after outputs and rank, and a magnitude's shape; None: takes no adapter."""
-    if isinstance(module, nn.Conv2d):
-        return tuple(module.weight.shape[1:]), (1, 1), (1, module.out_channels, 1, 1)
+    if type(module).__init__ in _CONVOLUTIONS:  # peft makes A of the layer's own class, with arguments of torch's
+        ones = (1,) * (module.weight.ndim - 2)
+        return tuple(module.weight.shape[1:]), ones, (1, module.out_channels, *ones)
     if isinstance(module, nn.Embedding):
         return (module.num_embeddings,), (), (module.embedding_dim,)
     if hasattr(module, "in_features"):  # quantised weights have shapes of their own
