@@ -494,25 +494,55 @@ def changed(layers: dict, end: str, change) -> dict:
 
 
 BAD_TENSORS = {
-    "only B": (lambda x: without(x, "lora_down.weight"), r"must have both matrices .* got only '\S+lora_up.weight' \("),
-    "only A": (lambda x: without(x, "lora_up.weight"), r"must have both matrices .* got only '\S+lora_down.weight' \("),
+    "only B": (
+        lambda x: without(x, "lora_down.weight"),
+        r"must have both matrices .* got only '\S+lora_up.weight' \(",
+    ),
+    "only A": (
+        lambda x: without(x, "lora_up.weight"),
+        r"must have both matrices .* got only '\S+lora_down.weight' \(",
+    ),
     "alpha alone": (lambda x: without(x, ".weight"), r"got only '\S+.alpha' \(\)"),
-    "other ranks": (lambda x: changed(x, "down.weight", lambda a: a[:2]), r"one rank, got '\S+' \(2, \d+\), '\S+' \(\d+, 4\)"),
-    "no rank": (lambda x: changed(x, "down.weight", lambda a: a[:0]), r"'\S+down.weight' is \(0, \d+\), must be \(rank, \d+\)"),
-    "a scalar": (lambda x: changed(x, "up.weight", lambda b: b[0, 0].clone()), r"'\S+up.weight' is \(\), must be \(\d+, rank\)"),
+    "other ranks": (
+        lambda x: changed(x, "down.weight", lambda a: a[:2]),
+        r"one rank, got '\S+' \(2, \d+\), '\S+' \(\d+, 4\)",
+    ),
+    "no rank": (
+        lambda x: changed(x, "down.weight", lambda a: a[:0]),
+        r"'\S+down.weight' is \(0, \d+\), must be \(rank, \d+\)",
+    ),
+    "a scalar": (
+        lambda x: changed(x, "up.weight", lambda b: b[0, 0].clone()),
+        r"'\S+up.weight' is \(\), must be \(\d+, rank\)",
+    ),
     "a vector": (lambda x: changed(x, "up.weight", lambda b: b[0]), r"'\S+up.weight' is \(4,\), must be"),
     "four sides": (lambda x: changed(x, "up.weight", lambda b: b[..., None, None]), r"is \(\d+, 4, 1, 1\), must be"),
     "NaN": (lambda x: changed(x, "up.weight", lambda b: b * float("nan")), r"'\S+up.weight' must have finite numbers"),
     "infinity": (lambda x: changed(x, "down.weight", lambda a: a / 0), r"'\S+down.weight' must have finite numbers"),
     "booleans": (lambda x: changed(x, "up.weight", lambda b: b > 0), r"'\S+' must be a tensor of real numbers"),
-    "no tensor": (lambda x: changed(x, "up.weight", lambda b: "b"), r"'\S+' must be a tensor of real numbers, got str"),
-    "alpha of NaN": (lambda x: changed(x, "alpha", lambda y: y * float("nan")), r"'\S+.alpha' must have finite numbers"),
-    "two alphas": (lambda x: changed(x, "alpha", lambda y: torch.ones(2)), r"'\S+.alpha' must be one number, got \(2,\)"),
-    "alpha of 1e30": (lambda x: changed(x, "alpha", lambda y: y + 1e30), r"`\S+.alpha` of the adapter must be a number"),
+    "no tensor": (
+        lambda x: changed(x, "up.weight", lambda b: "b"),
+        r"'\S+' must be a tensor of real numbers, got str",
+    ),
+    "alpha of NaN": (
+        lambda x: changed(x, "alpha", lambda y: y * float("nan")),
+        r"'\S+.alpha' must have finite numbers",
+    ),
+    "two alphas": (
+        lambda x: changed(x, "alpha", lambda y: torch.ones(2)),
+        r"'\S+.alpha' must be one number, got \(2,\)",
+    ),
+    "alpha of 1e30": (
+        lambda x: changed(x, "alpha", lambda y: y + 1e30),
+        r"`\S+.alpha` of the adapter must be a number",
+    ),
     "a stranger": (lambda x: {**x, "lora_unet_x_y.alpha": torch.ones(())}, "match no layer of `unet`: 'x_y.alpha'"),
     "twice": (lambda x: {**x, **{k.replace("lora_unet_", "unet."): v for k, v in x.items()}}, "two|twice"),
-    "a norm": (lambda x: {**x, "unet.conv_norm_out.lora_A.weight": torch.ones(2, 2)}, "is for a GroupNorm, which takes"),
-}  # fmt: skip
+    "a norm": (
+        lambda x: {**x, "unet.conv_norm_out.lora_A.weight": torch.ones(2, 2)},
+        "is for a GroupNorm, which takes",
+    ),
+}
 
 
 @pytest.mark.parametrize("bad", BAD_TENSORS)
@@ -529,20 +559,29 @@ def test_bad_tensors_change_nothing(pipe, one, bad):
 
 
 BAD_METADATA = {
-    "a pattern of patterns": ({"alpha_pattern": {"((.*)*)*!": 3}}, r"`alpha_pattern` of the adapter must name layers, got '\(\("),
+    "a pattern of patterns": (
+        {"alpha_pattern": {"((.*)*)*!": 3}},
+        r"`alpha_pattern` of the adapter must name layers, got '\(\(",
+    ),
     "half a pattern": ({"alpha_pattern": {"(": 3}}, "`alpha_pattern` of the adapter must name layers"),
     "patterns in a list": ({"alpha_pattern": ["to_q"]}, "`alpha_pattern` of the adapter must be a dict"),
     "alpha of NaN": ({"lora_alpha": float("nan")}, "`lora_alpha` of the adapter must be a number"),
     "alpha of 400 digits": ({"lora_alpha": 10**400}, "`lora_alpha` of the adapter must be a number"),
     "alpha as text": ({"lora_alpha": "8"}, "`lora_alpha` of the adapter must be a number"),
     "alpha as truth": ({"lora_alpha": True}, "`lora_alpha` of the adapter must be a number"),
-    "an infinite pattern": ({"alpha_pattern": {"to_q": float("inf")}}, "`alpha_pattern` of the adapter must be a number"),
+    "an infinite pattern": (
+        {"alpha_pattern": {"to_q": float("inf")}},
+        "`alpha_pattern` of the adapter must be a number",
+    ),
     "dropout of 2": ({"lora_dropout": 2}, r"`lora_dropout` of the adapter must be in \[0, 1\)"),
     "a flag as text": ({"use_rslora": "no"}, "`use_rslora` of the adapter must be true or false"),
-    "an initialisation that decomposes": ({"init_lora_weights": "pissa_niter_1000000"}, "`init_lora_weights` of the adapter"),
+    "an initialisation that decomposes": (
+        {"init_lora_weights": "pissa_niter_1000000"},
+        "`init_lora_weights` of the adapter",
+    ),
     "layers that are repeated": ({"layer_replication": [[0, 10**9]]}, "`layer_replication` is not supported"),
     "a setting that nobody knows": ({"x" * 10**5: 1}, "is not supported"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("bad", BAD_METADATA)
