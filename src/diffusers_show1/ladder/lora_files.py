@@ -117,6 +117,7 @@ class Adapter:
         config.alpha_pattern = {}
         for place, (rank, alpha) in self.scales.items():
             layer = network.get_submodule(place)
+            layer.train(network.training)  # new layers would drop out in a network that does not
             layer.r[name], layer.lora_alpha[name] = rank, alpha
             scale = alpha / (math.sqrt(rank) if layer.use_rslora[name] else rank)
             if isinstance(layer.scaling[name], Tensor):  # a compiled network that was prepared for swaps
