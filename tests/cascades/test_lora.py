@@ -9,10 +9,15 @@ import pytest
 import torch
 
 from diffusers_show1 import Show1CascadePipeline, Show1InterpolationPipeline, Show1KeyframePipeline
+from diffusers_show1.ladder.cascade import CascadePipeline
+from diffusers_show1.ladder.rung import Rung
 
 from ..contract.components import pipeline, seeded
 from ..golden.cases import max_difference
+from ..stages import lora_formats
 from ..stages.test_lora import adapter, as_ours, save
+from ..toy.between import ToyBetweenPipeline
+from ..toy.make import pipeline as toy
 
 
 BUNDLE = Path(__file__).parents[2] / "pipelines" / "pipeline_show1.py"
@@ -152,3 +157,108 @@ def test_in_a_bundle(pipe, motion, monkeypatch):
     bundled.load_lora_weights(motion, adapter_name="motion", stage="base")
     assert bundled.base.get_active_adapters() == ["motion"]
     assert torch.equal(run(bundled)["base"], run(pipe)["base"])  # one network in both
+
+
+def test_one_adapter_in_every_spelling_for_every_stage(pipe, tmp_path):
+    """Alpha over rank in all four networks: files of one stage each, and one of them all, are peft set by hand."""
+    layers = {name: lora_formats.mixed(getattr(pipe, f"{name}_unet"), i) for i, name in enumerate(pipe.stage_names)}
+    plain = run(pipe, stop_after=None, num_frames=3)["refine"]
+    hand = make_pipe()
+    for name, own in layers.items():
+        lora_formats.by_hand(getattr(hand, f"{name}_unet"), own)
+    expected = run(hand, stop_after=None, num_frames=3)["refine"]
+    assert max_difference(expected, plain) > 1e-2
+
+    spellings = list(lora_formats.SPELLINGS.values())
+    for name, spell in zip(pipe.stage_names, spellings, strict=True):
+        pipe.load_lora_weights(spell(layers[name]), "x", stage=name)
+    assert torch.equal(run(pipe, stop_after=None, num_frames=3)["refine"], expected)
+    pipe.unload_lora_weights()
+    tensors, metadata = {}, {}
+    for name, own in layers.items():
+        tensors.update({f"{name}_unet.{key}": value for key, value in lora_formats.peft_keys(own).items()})
+        metadata.update({f"{name}_unet.{key}": value for key, value in lora_formats.settings(own).items()})
+    path = lora_formats.write(tmp_path / "all.safetensors", tensors, metadata)
+    pipe.load_lora_weights(path, "x")
+    assert torch.equal(run(pipe, stop_after=None, num_frames=3)["refine"], expected)
+
+
+def test_a_part_that_does_not_fit_leaves_all_networks_alone(pipe):
+    """One of two networks' layers are bad: neither is touched."""
+    good = {f"base_unet.{key}": value for key, value in adapter(pipe.base_unet)["layers"].items()}
+    bad = {f"superres_unet.{key}": value for key, value in adapter(pipe.superres_unet)["layers"].items()}
+    key = next(key for key in bad if key.endswith("lora_A.weight"))
+    before = lora_formats.snapshot(pipe)
+    for wrong in (
+        {**good, **bad, key: bad[key][:, 1:]},
+        {**good, **{k: v for k, v in bad.items() if k != key}},
+        {**good, **bad, "superres_unet.x.alpha": torch.ones(())},
+    ):
+        with pytest.raises(ValueError, match="superres_unet|must have both matrices"):
+            pipe.load_lora_weights(wrong, "x")
+        assert lora_formats.same(before, lora_formats.snapshot(pipe))
+
+
+def test_two_rungs_of_one_network():
+    """`stage` names a rung; the adapter is in the network, and so in both."""
+    pipe = toy()
+    layers = lora_formats.mixed(pipe.between_unet)
+    assert pipe._lora_loadable_modules == ["frames_unet", "between_unet", "upscale_unet"]
+    for stage in ("between", "between2"):
+        pipe.load_lora_weights(lora_formats.kohya(layers), "x", stage=stage)
+        assert pipe.get_list_adapters() == {"between_unet": ["x"]}
+        assert pipe.between.get_active_adapters() == pipe.between2.get_active_adapters() == ["x"]
+        with pytest.raises(ValueError, match=r"`adapter_name` must be new to \['between_unet'\]"):
+            pipe.load_lora_weights(lora_formats.kohya(layers), "x", stage="between2")
+        pipe.unload_lora_weights()
+    saved = {f"between_unet.{key}": value for key, value in lora_formats.peft_keys(layers).items()}
+    pipe.between2.load_lora_weights(saved, "x")  # a cascade's file, through either stage
+    assert pipe.get_list_adapters() == {"between_unet": ["x"]}
+    with pytest.raises(ValueError, match=r"nothing for \['unet'\]"):
+        pipe.upscale.load_lora_weights(saved)
+
+
+class OneNetwork(CascadePipeline):
+    """Two rungs, one network, under a name of its own."""
+
+    rungs = (
+        Rung(
+            "first",
+            ToyBetweenPipeline,
+            shared=("tokenizer", "text_encoder", "scheduler"),
+            components={"unet": "painter"},
+        ),
+        Rung(
+            "second",
+            ToyBetweenPipeline,
+            shared=("tokenizer", "text_encoder", "scheduler"),
+            components={"unet": "painter"},
+        ),
+    )
+
+
+def test_a_network_with_a_name_of_its_own():
+    """No name has to end in `_unet`; of one network alone a file need not say whose it is."""
+    parts = toy().components
+    pipe = OneNetwork(
+        tokenizer=parts["tokenizer"],
+        text_encoder=parts["text_encoder"],
+        scheduler=parts["between_scheduler"],
+        painter=parts["between_unet"],
+    )
+    layers = lora_formats.mixed(pipe.painter)
+    own = {f"painter.{key}": value for key, value in lora_formats.peft_keys(layers).items()}
+    for file, options in (
+        (lora_formats.kohya(layers), {}),
+        (lora_formats.kohya(layers), {"stage": "second"}),
+        (own, {}),
+        (own, {"stage": "first"}),
+    ):
+        pipe.load_lora_weights(file, "x", **options)
+        assert pipe.get_list_adapters() == {"painter": ["x"]}
+        pipe.unload_lora_weights()
+    with pytest.raises(ValueError, match=r"`stage` must be one of \['first', 'second'\], got 'painter'"):
+        pipe.load_lora_weights(own, stage="painter")
+    pipe.second.load_lora_weights(own, "x")
+    assert pipe.first.get_active_adapters() == ["x"]
+    assert ToyBetweenPipeline.lora_state_dict(own).keys() == {f"unet.{key}" for key in lora_formats.peft_keys(layers)}

@@ -671,6 +671,69 @@ for given, says, archive in (
     )
 
 
+# --- adapters --------------------------------------------------------------------------------------------------------
+
+for given, change, metadata, says in (
+    (
+        "only one of a layer's matrices",
+        lambda a, b: (None, b),
+        {},
+        "must have both matrices (down and up, A and B) for",
+    ),
+    (
+        "matrices of other ranks",
+        lambda a, b: (a[:2], b),
+        {},
+        "must have one rank, got 'time_embedding.linear_1.lora_A",
+    ),
+    (
+        "a number in place of a matrix",
+        lambda a, b: (torch.ones(()), b),
+        {},
+        "lora_A.weight' is (), must be (rank, 32)",
+    ),
+    ("a matrix that is NaN", lambda a, b: (a * float("nan"), b), {}, "lora_A.weight' must have finite numbers"),
+    ("a matrix of truths", lambda a, b: (a > 0, b), {}, "lora_A.weight' must be a tensor of real numbers"),
+    ("a rank of 0", lambda a, b: (a[:0], b[:, :0]), {}, "lora_A.weight' is (0, 32), must be (rank, 32)"),
+    ("`lora_alpha` of 400 digits", None, {"lora_alpha": 10**400}, "`lora_alpha` of the adapter must be a number in"),
+    (
+        "`lora_alpha` that is NaN",
+        None,
+        {"lora_alpha": float("nan")},
+        "`lora_alpha` of the adapter must be a number in",
+    ),
+    (
+        "a pattern that backtracks for ever",
+        None,
+        {"alpha_pattern": {"(([a-z_0-9.])+)+!": 1}},
+        "`alpha_pattern` of the adapter must name layers, got '(([a-z",
+    ),
+    (
+        "an initialisation that takes the weights apart",
+        None,
+        {"init_lora_weights": "pissa_niter_999999"},
+        "`init_lora_weights` of the adapter must be one of",
+    ),
+    (
+        "layers a billion times",
+        None,
+        {"layer_replication": [[0, 10**9]]},
+        "setting `layer_replication` is not supported",
+    ),
+    ("a setting of 100000 characters", None, {"x" * 10**5: 1}, "is not supported, got 1"),
+    ("metadata of 100000 brackets", None, "[" * 10**5, "The adapter's metadata must be JSON, got maximum recursion"),
+    ("metadata that is a list", None, [1], "its metadata another, got a dict and a list"),
+):
+    CASES.append(
+        Case(
+            "adapter",
+            given,
+            lambda folder, change=change, metadata=metadata: make.adapter(folder / "x.safetensors", change, metadata),
+            says,
+        )
+    )
+
+
 # --- conversion ------------------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "hostile_input.md"
 HEAD = """\
 # Hostile input
 
-Prompts, recipes, manifests, videos, settings and folders of weights may come from strangers. What cannot be used is
+Prompts, recipes, manifests, videos, settings, adapters and folders of weights may come from strangers. What cannot be used is
 one clear error, before any work starts, and:
 
 * **No path in a file escapes.** The videos that a manifest names lie in its folder, links followed, or are skipped.
@@ -27,8 +27,9 @@ one clear error, before any work starts, and:
   the repository that it is made for.
 * **Memory is not taken on a file's word.** A call's videos have at most 2^32 numbers. A video that is read has at most
   65536 frames, 2^25 pixels a frame and 4 GiB in all, whatever its header claims. Numbers in a network's config are
-  bounded before it is built. A prompt has at most 10000 characters: the caption cleaning takes the square of it in
-  time.
+  bounded before it is built. An adapter's layers and ranks are read off its tensors, whatever its metadata claims, and
+  no name in it is a regular expression. A prompt has at most 10000 characters: the caption cleaning takes the square
+  of it in time.
 * **Nothing but the file is read.** FFmpeg opens video files and no playlists, which would name others, and no
   protocols; Pillow opens PNG, GIF, WebP, JPEG, BMP, TIFF and JPEG 2000, each by its first bytes, and so starts no
   Ghostscript.

@@ -60,6 +60,10 @@ def read_row(folder: Path) -> Any:
     return dataset.clip(0, np.random.default_rng(0))
 
 
+def load_adapter(path: Path) -> None:
+    small_pipe().load_lora_weights(path, stage="base")
+
+
 READERS = {
     "call": Reader("Prompts, and the numbers of a call", generate, (ValueError, TypeError)),
     "recipe": Reader("Recipes of training (YAML)", lambda path: load_config("base", path), (ConfigError,)),
@@ -79,6 +83,7 @@ READERS = {
         "Windows in a job's folder", lambda path: JobFolder(path.parents[1]).finished("base"), (JobError,)
     ),
     "model": Reader("Folders of weights", recognise.load_cascade, (ValueError, OSError)),
+    "adapter": Reader("Files of adapters", load_adapter, (ValueError, OSError)),
     "convert": Reader(
         "`show1 convert`", lambda path: convert(path, path.parent / "out"), (ValueError, OSError), work=True
     ),

@@ -14,6 +14,7 @@ from diffusers_show1.hub.recognise import load_cascade
 from diffusers_show1.sampling.text import preprocess
 from diffusers_show1.training.files import Manifest
 
+from ..contract.components import pipeline
 from . import make
 from .readers import small_pipe
 
@@ -162,3 +163,12 @@ def _(folder: Path) -> bool:
         path / "base_unet/diffusion_pytorch_model.safetensors", lambda state: state.update(evil=torch.zeros(1))
     )
     return "evil" not in load_cascade(path).base_unet.state_dict()
+
+
+@taken("an adapter whose metadata claims a rank of a billion, and layers by a pattern that backtracks", "the adapter")
+def _(folder: Path) -> bool:
+    claims = {"r": 10**9, "rank_pattern": {"(.*)*!": 10**8}, "target_modules": "(([a-z_0-9.])+)+!", "lora_alpha": 8}
+    pipe = pipeline("base")
+    pipe.load_lora_weights(make.adapter(folder / "x.safetensors", metadata=claims), adapter_name="x")
+    layer = pipe.unet.get_submodule(make.LAYER)
+    return layer.r == {"x": 4} and layer.scaling == {"x": 2.0}

@@ -14,20 +14,24 @@ A stage reads all three. So does a cascade, which for the first and the last has
 
 from __future__ import annotations
 
-import numbers
+import json
 import re
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.loaders import SD3LoraLoaderMixin
 from diffusers.loaders.lora_base import LoraBaseMixin
-from diffusers.utils import convert_unet_state_dict_to_peft, logging, require_peft_backend
+from diffusers.utils import delete_adapter_layers, logging, require_peft_backend
 from torch import nn
+
+from .lora_files import read_adapter, some
+from .lora_weights import check_weight, weights_by_layer
 
 
 logger = logging.get_logger(__name__)
+
+_OF_TEXT_ENCODER = re.compile(r"lora_te\d*_|(\w+_)?text_encoder(_\d)?\.")
 
 
 def check_lora_scale(cross_attention_kwargs: Any, name: str = "cross_attention_kwargs") -> None:
@@ -41,7 +45,7 @@ def check_lora_scale(cross_attention_kwargs: Any, name: str = "cross_attention_k
     given = cross_attention_kwargs
     if not isinstance(given, dict) or set(given) - {"scale"}:
         raise ValueError(f"`{name}` must be None or {{'scale': number}}, got {given!r}.")
-    _check_weight(given.get("scale", 1.0), f"{name}['scale']")
+    check_weight(given.get("scale", 1.0), f"{name}['scale']")
 
 
 class LoadableNetworks:
@@ -77,7 +81,10 @@ class LoraMixin(LoraBaseMixin):
         return_lora_metadata: bool = False,
         **kwargs: Any,
     ) -> dict[str, torch.Tensor] | tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
-        """The layers of a file of adapters, under the names that this pipeline's networks have.
+        """The layers of a file of adapters, with the name that this pipeline has for their network in front.
+
+        The rest of a name is as in the file: what it means, and the scale in `.alpha` tensors, is found out when it is
+        loaded into a network.
 
         Args:
             pretrained_model_name_or_path_or_dict: a Hub id, a folder, a file, or a dict of tensors.
@@ -87,51 +94,77 @@ class LoraMixin(LoraBaseMixin):
                 diffusers.
 
         Raises:
-            ValueError: no layer of the file is for this pipeline, or `stage` is needed or wrong. (Keys that name no
-                layer at all, without a point, are warned of and left out, as in diffusers.)
+            ValueError: no layer of the file is for this pipeline, its metadata can't be read, or `stage` is needed or
+                wrong. (Keys that name no layer at all, without a point, are warned of and left out, as in diffusers;
+                so are layers of text encoders.)
         """
-        source = pretrained_model_name_or_path_or_dict
-        layers, _, metadata = StableDiffusionLoraLoaderMixin.lora_state_dict(
-            source, return_lora_metadata=True, **kwargs
-        )
-        wanted = cls._lora_component(stage)
+        place = cls._lora_places(stage)
+        try:  # of diffusers' loaders this one leaves all names as they are
+            layers, metadata = SD3LoraLoaderMixin.lora_state_dict(
+                pretrained_model_name_or_path_or_dict, return_lora_metadata=True, **kwargs
+            )
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"The adapter's metadata must be JSON, got {str(error)[:200]}.") from error
+        if not isinstance(layers, dict) or not isinstance(metadata, (dict, type(None))):
+            raise ValueError(
+                f"The adapter must be a dict of tensors, its metadata another, got a {type(layers).__name__} and a "
+                f"{type(metadata).__name__}."
+            )
         if layers and not any("." in key for key in layers):  # not one names a layer of anything
-            logger.warning(f"No LoRA keys associated to {cls.__name__} found: {_some(layers)}. Nothing is loaded.")
+            logger.warning(f"No LoRA keys associated to {cls.__name__} found: {some(layers)}. Nothing is loaded.")
             return ({}, None) if return_lora_metadata else {}
-        renamed = {}
+        if of_text := [key for key in layers if _OF_TEXT_ENCODER.match(key)]:
+            logger.warning(f"The adapter's layers of text encoders, which take none, are left out: {some(of_text)}.")
+        renamed: dict[str, torch.Tensor] = {}
         for key, value in layers.items():
-            if (place := cls._lora_place(key, wanted)) is not None:
-                renamed[place] = value
+            if (name := place(key)) in renamed:
+                raise ValueError(f"The adapter has {key[:200]!r} of two networks: `stage` must say which is meant.")
+            if name is not None:
+                renamed[name] = value
         if not renamed:
-            networks = [wanted] if wanted else cls._lora_networks
-            raise ValueError(f"The adapter has nothing for {networks}; its keys are {_some(layers)}.")
+            networks = [stage] if stage else cls._lora_networks
+            raise ValueError(f"The adapter has nothing for {networks}; its keys are {some(layers)}.")
         if metadata is not None:
-            metadata = {place: v for k, v in metadata.items() if (place := cls._lora_place(k, wanted)) is not None}
+            own = {place(key, required=False): value for key, value in metadata.items()}
+            metadata = {name: value for name, value in own.items() if name is not None}
         return (renamed, metadata) if return_lora_metadata else renamed
 
     @classmethod
-    def _lora_component(cls, stage: str | None) -> str | None:
-        """The one network that an adapter without a cascade's names is for, if that is known."""
-        if cls._lora_networks == ["unet"]:
-            if stage not in (None, cls.stage_name):
-                raise ValueError(f"`stage` must be {cls.stage_name!r} or None here, got {stage!r}.")
-            return "unet"
-        stages = [name.removesuffix("_unet") for name in cls._lora_networks]
-        if stage is not None and stage not in stages:
-            raise ValueError(f"`stage` must be one of {stages}, got {stage!r}.")
-        return stage and f"{stage}_unet"
+    def _lora_stages(cls) -> dict[str, set[str]]:
+        """Stage name -> what the file of a cascade calls that stage's network."""
+        return {rung.name: {rung.network} for rung in cls.rungs}
 
     @classmethod
-    def _lora_place(cls, key: str, wanted: str | None) -> str | None:
-        """A file's key with the component's name that this pipeline has for it in front; None: for other networks."""
-        first, _, rest = key.partition(".")
-        if first.endswith("_unet"):  # saved by a cascade
-            component = "unet" if wanted == "unet" and first == f"{cls.stage_name}_unet" else first
-            return f"{component}.{rest}" if component in ([wanted] if wanted else cls._lora_networks) else None
-        if wanted is None:
-            stages = [name.removesuffix("_unet") for name in cls._lora_networks]
-            raise ValueError(f"`stage` must be one of {stages}: the adapter does not say whose {key!r} is, got None.")
-        return f"{wanted}.{rest}" if first == "unet" else f"{wanted}.{key}"
+    def _lora_places(cls, stage: str | None) -> Callable[..., str | None]:
+        """What gives a file's key with the name in front that this pipeline has for its network; None for others'.
+
+        Args:
+            stage: a stage's name, for its layers only.
+        """
+        stages = cls._lora_stages()
+        if stage is not None and stage not in stages:
+            raise ValueError(f"`stage` must be one of {list(stages)}, got {stage!r}.")
+        names = {name for own in ([stages[stage]] if stage else stages.values()) for name in own}
+        owners = {name: cls._lora_networks[0] if len(cls._lora_networks) == 1 else name for name in names}
+        default = next(iter(owners.values())) if len(set(owners.values())) == 1 else None
+        others = {rung.network for rung in _known_rungs(LoraMixin)}
+
+        def place(key: str, required: bool = True) -> str | None:
+            if key.startswith("lora_unet_"):  # as kohya has it
+                key = f"unet.{key.removeprefix('lora_unet_')}"
+            first, _, rest = key.partition(".")
+            if first in owners:
+                return f"{owners[first]}.{rest}"
+            if _OF_TEXT_ENCODER.match(key) or first != "unet" and (first in others or first.endswith("_unet")):
+                return None  # of another network of the cascade that saved it
+            if default is None and required:
+                raise ValueError(
+                    f"`stage` must be one of {list(stages)}: the adapter does not say whose {key[:200]!r} is, got "
+                    f"None."
+                )
+            return default and (f"{default}.{rest}" if first == "unet" else f"{default}.{key}")
+
+        return place
 
     @classmethod
     def save_lora_weights(
@@ -206,20 +239,24 @@ class LoraMixin(LoraBaseMixin):
         layers, metadata = self.lora_state_dict(
             pretrained_model_name_or_path_or_dict, stage, return_lora_metadata=True, **kwargs
         )
+        if adapter_name is not None and (not isinstance(adapter_name, str) or not _can_be_named(adapter_name)):
+            raise ValueError(f"`adapter_name` must be a name without points, got {adapter_name!r}.")
         parts: dict[str, dict[str, torch.Tensor]] = {}
         for key, value in layers.items():
             component, _, rest = key.partition(".")
             parts.setdefault(component, {})[rest] = value
+        adapters = {}
         for component, part in parts.items():
+            network = getattr(self, component)
             if component not in self._lora_loadable_modules:
-                kind = type(getattr(self, component)).__name__
                 raise ValueError(
-                    f"`{component}` must be a Show1UNet3DConditionModel to take adapters, got a {kind}, which takes "
-                    f"none. Ours reads the same weights: set `pipe.{component}` to, or pass to `from_pretrained` as "
-                    f"`{component}`, Show1UNet3DConditionModel.from_pretrained(stage's repository, subfolder='unet')."
+                    f"`{component}` must be a network that takes adapters, got a {type(network).__name__}, which "
+                    f"takes none. If a class that takes them reads the same weights, set `pipe.{component}` to, or "
+                    f"pass to `from_pretrained` as `{component}`, CLASS.from_pretrained(stage's repository, "
+                    f"subfolder='unet')."
                 )
-            parts[component] = convert_unet_state_dict_to_peft(part)
-            _check_layers(getattr(self, component), component, parts[component])
+            own = {k.partition(".")[2]: v for k, v in (metadata or {}).items() if k.startswith(f"{component}.")}
+            adapters[component] = read_adapter(network, component, part, own)
         taken = self.get_list_adapters()
         names = {name for component in taken for name in taken[component]}
         if adapter_name is None:
@@ -234,19 +271,13 @@ class LoraMixin(LoraBaseMixin):
         device = self._execution_device
         on_model, sequential, by_group = self._optionally_disable_offloading(self)
         try:
-            for component, part in parts.items():
-                trainable = [p for p in getattr(self, component).parameters() if p.requires_grad]
-                own = {k.partition(".")[2]: v for k, v in (metadata or {}).items() if k.startswith(f"{component}.")}
-                getattr(self, component).load_lora_adapter(
-                    part,
-                    prefix=None,
-                    adapter_name=adapter_name,
-                    hotswap=hotswap,
-                    low_cpu_mem_usage=low_memory,
-                    metadata=own or None,
-                )
-                for parameter in trainable:  # peft freezes them for good, and on a CPU even that moves the last bit
-                    parameter.requires_grad_(True)
+            for component, adapter in adapters.items():
+                adapter.put_into(getattr(self, component), adapter_name, hotswap, low_memory)
+        except Exception:
+            for component in adapters:
+                if adapter_name not in taken.get(component, []):
+                    _take_out(getattr(self, component), adapter_name)
+            raise
         finally:
             if on_model:
                 self.enable_model_cpu_offload(device=device)
@@ -277,7 +308,7 @@ class LoraMixin(LoraBaseMixin):
         for weights in adapter_weights if several else [adapter_weights]:
             if isinstance(weights, dict):  # the names of other components are left to diffusers, which warns of them
                 weights = {
-                    component: _by_layer(getattr(self, component), weight, f"adapter_weights['{component}']")
+                    component: weights_by_layer(getattr(self, component), weight, f"adapter_weights['{component}']")
                     if component in self._lora_loadable_modules and isinstance(weight, dict)
                     else weight
                     for component, weight in weights.items()
@@ -328,70 +359,31 @@ class StageLoraMixin(LoraMixin):
 
     _lora_networks = ["unet"]
 
-
-def _by_layer(network: nn.Module, weights: dict[str, Any], name: str) -> dict[str, float]:
-    """Weights by block, as weights by parts of layers' names, of which diffusers takes the first that a name has.
-
-    diffusers itself does this for image networks, and knows no other attentions in a block than `attentions`.
-    """
-    found: dict[str, float] = {}
-    _check_keys(weights, ["down", "mid", "up"], name)
-    for part, of_part in weights.items():
-        blocks = [network.mid_block] if part == "mid" else getattr(network, f"{part}_blocks")
-        keys = [f"block_{i}" for i in range(len(blocks))]
-        by_block = of_part if isinstance(of_part, dict) and part != "mid" else dict.fromkeys(keys, of_part)
-        _check_keys(by_block, keys, f"{name}['{part}']")
-        for key, of_block in by_block.items():
-            index = keys.index(key)
-            prefix = "mid_block." if part == "mid" else f"{part}_blocks.{index}."
-            count = 1 if part == "mid" else len(blocks[index].resnets)
-            values = of_block if isinstance(of_block, list) else [of_block]
-            if len(values) not in (1, count):
-                raise ValueError(
-                    f"`{name}['{part}']` must have {count} weights for {key}, one a layer, got {of_block}."
-                )
-            for value in values:
-                _check_weight(value, f"{name}['{part}']")
-            if len(values) == 1:
-                found[prefix] = values[0]
-                continue
-            for layer, value in enumerate(values):
-                for kind in ("resnets", "temp_convs", "attentions", "temp_attentions"):
-                    found[f"{prefix}{kind}.{layer}."] = value
-    return {**found, "": 1.0}  # what every name has: all other layers
+    @classmethod
+    def _lora_stages(cls) -> dict[str, set[str]]:
+        """Under its own name what a rung of that name has unless it says otherwise; and what known cascades have."""
+        stages = {cls.stage_name: {f"{cls.stage_name}_unet"}}
+        for rung in _known_rungs(LoraMixin):
+            if issubclass(cls, rung.stage):
+                stages.setdefault(rung.name, set()).add(rung.network)
+        return stages
 
 
-def _check_keys(given: dict[str, Any], allowed: list[str], name: str) -> None:
-    if unknown := [key for key in given if key not in allowed]:
-        raise ValueError(f"`{name}` must have keys among {allowed}, got {unknown}.")
+def _known_rungs(kind: Any) -> Iterator[Any]:
+    """The rungs of every cascade there is."""
+    yield from kind.__dict__.get("rungs", ())
+    for further in kind.__subclasses__():
+        yield from _known_rungs(further)
 
 
-def _check_weight(value: Any, name: str) -> None:
-    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
-        raise ValueError(f"`{name}` must be a finite number, got {value!r}.")
+def _can_be_named(name: str) -> bool:
+    """Whether peft can have a part of that name in a layer."""
+    return bool(name) and "." not in name and not hasattr(nn.ModuleDict(), name)
 
 
-def _check_layers(network: nn.Module, component: str, layers: dict[str, torch.Tensor]) -> None:
-    """Every key of an adapter must name a layer of `network`, and the tensors have that layer's sizes."""
-    modules = dict(network.named_modules())
-    strangers = []
-    for key, value in layers.items():
-        layer, found, part = re.match(r"(.*?)(\.lo(?:ra|kr)_|$)(.*)", key).groups()
-        weight = getattr(modules.get(layer), "weight", None)
-        if not found or weight is None:
-            strangers.append(key)
-        elif part.startswith(("A.weight", "B.weight")):
-            side, own = (1, value.shape[1]) if part.startswith("A") else (0, value.shape[0])
-            if own != weight.shape[side]:
-                raise ValueError(
-                    f"The adapter does not fit `{component}`: {key!r} is {tuple(value.shape)}, for a layer of "
-                    f"{weight.shape[side]} {'inputs' if side else 'outputs'}."
-                )
-    if strangers:
-        raise ValueError(f"The adapter has keys that match no layer of `{component}`: {_some(strangers)}.")
-
-
-def _some(names: Any) -> str:
-    names = list(names)
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(repr(name) for name in names[:3]) + more
+def _take_out(network: Any, name: str) -> None:
+    """The network without an adapter whose loading failed."""
+    delete_adapter_layers(network, name)
+    getattr(network, "peft_config", {}).pop(name, None)
+    if not getattr(network, "peft_config", None):
+        network.unload_lora()
