@@ -13,8 +13,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "hostile_input.md"
 HEAD = """\
 # Hostile input
 
-Prompts, recipes, manifests, videos, settings, adapters and folders of weights may come from strangers. What cannot be used is
-one clear error, before any work starts, and:
+Prompts, recipes, manifests, videos, settings, adapters and folders of weights may come from strangers. What cannot be
+used is one clear error, before any work starts, and:
 
 * **No path in a file escapes.** The videos that a manifest names lie in its folder, links followed, or are skipped.
   The shards that an index names lie beside it. `show1 convert` and `show1 publish` copy no link that leads out of the
