@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -325,10 +326,15 @@ def test_the_record_makes_the_clip_again(made, tmp_path, capsys):
 def test_a_record_of_something_else_says_what_changed(made, tmp_path, capsys):
     record = json.loads((made / "out.json").read_text())
     record["settings"]["stop_after"] = "base"
+    assert record["threads"] == torch.get_num_threads()
     record["versions"]["torch"] = "0"
+    record["threads"] = 99
     (tmp_path / "in.json").write_text(json.dumps(record))
     assert run("generate", "--from-json", tmp_path / "in.json", "-o", tmp_path / "out.webp", "--no-json") == 0
-    assert "The frames differ from those of the JSON; what changed since: torch." in capsys.readouterr().out
+    assert (
+        "The frames differ from those of the JSON; what changed since: torch, threads (99, now "
+        in capsys.readouterr().out
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.json", "out.webp"]
 
 
@@ -340,6 +346,27 @@ def test_several_prompts_make_several_clips(tmp_path, capsys):
     assert first.shape == second.shape == third.shape
     assert (first != second).any()  # the same prompt, the next seed
     assert capsys.readouterr().out.count(" fps, seed ") == 3
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_stdout_drops_no_prompt(tmp_path):
+    command = [sys.executable, "-m", "diffusers_show1", "generate", PROMPT, PROMPT, "-o", tmp_path / "clip.webp"]
+    with open("/dev/full", "w") as full:
+        made = subprocess.run(
+            [*command, "--stop-after", "base", *QUICK], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert made.returncode == 0
+    assert made.stderr.count("nothing can be printed any more (No space left on device); the work goes on") == 1
+    assert len(list(tmp_path.glob("*.webp"))) == len(list(tmp_path.glob("*.json"))) == 2
+
+
+def test_a_reader_that_leaves_ends_nothing():
+    code = "from diffusers_show1.cli.say import say\nfor _ in range(4): say('x' * 100_000)\nprint('y' * 100_000)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    error = process.stderr.read()
+    assert process.wait() == 0
+    assert error == "show1: nothing can be printed any more (Broken pipe); the work goes on\n"
 
 
 def test_steps_and_guidance_reach_their_stage(tmp_path):

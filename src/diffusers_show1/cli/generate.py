@@ -22,6 +22,7 @@ from ..runs.plan import Plan, about, is_own, plan
 from ..runs.record import compare, record_of
 from ..runs.refusals import faults, one_of, refuse
 from ..runs.settings import stage_names
+from .say import say
 from .texts import MODEL
 
 
@@ -133,7 +134,7 @@ def generate(
             check_outputs([one.output], earlier, record, overwrite, own)
     for one in plans:
         if one.done:
-            typer.echo(f"{one.output}: done already, by the job in {one.folder}")
+            say(f"{one.output}: done already, by the job in {one.folder}")
     plans = [one for one in plans if not one.done]
     if not plans:
         return
@@ -155,9 +156,9 @@ def generate(
                 with replacing(place_of_record) as path:
                     path.write_text(json.dumps(made_here, indent=2) + "\n", encoding="utf-8")
         count, height, width, _ = clip.frames.shape
-        typer.echo(f"{one.output}: {count} frames of {width}x{height}, {rate:g} fps, seed {one.settings.seed}")
+        say(f"{one.output}: {count} frames of {width}x{height}, {rate:g} fps, seed {one.settings.seed}")
         if original is not None:
-            typer.echo(compare(original, made_here))
+            say(compare(original, made_here))
 
 
 def run(pipe: CascadePipeline, plan: Plan, keep_stages: bool) -> Clip:

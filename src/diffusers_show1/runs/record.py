@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def provenance_of(settings: Settings, frames: np.ndarray, digest: str) -> dict[str, Any]:
-    """What a clip itself carries: the settings that make it again, and what they made; the same for every run."""
+    """What a clip itself carries: the settings that make it again, and what they made; the same for every run here."""
+    import torch
+
     count, height, width, _ = frames.shape
     return {
         "show1": 1,
@@ -25,6 +27,7 @@ def provenance_of(settings: Settings, frames: np.ndarray, digest: str) -> dict[s
         "model": model_identity(settings.model),
         "output": {"frames_sha256": digest, "frames": count, "height": height, "width": width},
         "versions": versions(),
+        "threads": torch.get_num_threads(),  # of a CPU: they decide in which order numbers are added
     }
 
 
@@ -56,5 +59,8 @@ def compare(original: dict[str, Any], again: dict[str, Any]) -> str:
         return "The frames are exactly those of the JSON."
     changed = [name for name, version in again["versions"].items() if part(original, "versions").get(name) != version]
     changed += ["model"] * (part(original, "model") != again["model"])
+    changed += [f"threads ({original.get('threads')}, now {again['threads']})"] * (
+        original.get("threads") not in (None, again["threads"])
+    )
     changed += ["device"] * (part(original, "settings").get("device") != again["settings"]["device"])
     return f"The frames differ from those of the JSON; what changed since: {', '.join(changed) or 'the machine'}."
