@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .adapters import read_adapter
 from .machine import file_digest, model_identity
 from .settings import Settings
 from .versions import versions
@@ -24,11 +25,18 @@ def provenance_of(settings: Settings, frames: np.ndarray, digest: str) -> dict[s
     return {
         "show1": 1,
         "settings": dataclasses.asdict(settings),
-        "model": model_identity(settings.model),
+        "model": model_identity(settings.model) | _adapters(settings),
         "output": {"frames_sha256": digest, "frames": count, "height": height, "width": width},
         "versions": versions(),
         "threads": torch.get_num_threads(),  # of a CPU: they decide in which order numbers are added
     }
+
+
+def _adapters(settings: Settings) -> dict[str, Any]:
+    """The digests of adapters that are files here."""
+    files = {text: Path(read_adapter(text).source) for text in settings.lora}
+    found = {text: file_digest(path) for text, path in files.items() if path.is_file()}
+    return {"adapters": found} if found else {}
 
 
 def record_of(
