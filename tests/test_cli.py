@@ -385,7 +385,7 @@ def test_a_size_is_that_of_the_clip(tmp_path):
 
 
 def test_an_adapter_is_loaded_scaled_recorded_and_made_again(tmp_path, capsys):
-    """The clip of the same call in Python; the record makes it again, and tells of another file."""
+    """The clip of the same call in Python; the record names the file and its digest, and makes it again."""
     pipe = Show1CascadePipeline.from_pretrained(TINY_PATH, dtype=torch.float32)
     torch.manual_seed(0)
     pipe.base_unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False), "ours")
