@@ -2,6 +2,8 @@
 """The `show1` command: what it refuses without loading a model, and what it makes with the cascade in the package."""
 
 import dataclasses
+import hashlib
+import itertools
 import json
 import math
 import os
@@ -11,13 +13,16 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model_state_dict
 
-from diffusers_show1 import __version__, cli
+from diffusers_show1 import TINY_PATH, Show1CascadePipeline, __version__, cli
+from diffusers_show1.clips.frames import to_uint8
 from diffusers_show1.clips.reading import read_video
 from diffusers_show1.families import all_families
-from diffusers_show1.runs import machine, outputs, refusals, settings
+from diffusers_show1.runs import machine, outputs, refusals, settings, vocabulary
 
 
 PROMPT = "a red circle moving right on a white background"
@@ -45,6 +50,7 @@ def run(*arguments: str | os.PathLike[str]) -> int:
         ([PROMPT, "--guidance", "0.5"], "--guidance must be a number of at least 1"),
         ([PROMPT, "--guidance", "nan"], "--guidance must be a number of at least 1"),
         ([PROMPT, "--frames", "1"], "--frames must be a whole number of at least 2, got 1"),
+        ([PROMPT, "--height", "0"], "--height must be a whole number of at least 1, got 0"),
         ([PROMPT, "--fps", "0"], "--fps must be a number above 0"),
         (
             [PROMPT, "--stop-after", "sr"],
@@ -325,10 +331,15 @@ def test_the_record_makes_the_clip_again(made, tmp_path, capsys):
 def test_a_record_of_something_else_says_what_changed(made, tmp_path, capsys):
     record = json.loads((made / "out.json").read_text())
     record["settings"]["stop_after"] = "base"
+    assert record["threads"] == torch.get_num_threads()
     record["versions"]["torch"] = "0"
+    record["threads"] = 99
     (tmp_path / "in.json").write_text(json.dumps(record))
     assert run("generate", "--from-json", tmp_path / "in.json", "-o", tmp_path / "out.webp", "--no-json") == 0
-    assert "The frames differ from those of the JSON; what changed since: torch." in capsys.readouterr().out
+    assert (
+        "The frames differ from those of the JSON; what changed since: torch, threads (99, now "
+        in capsys.readouterr().out
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.json", "out.webp"]
 
 
@@ -340,6 +351,134 @@ def test_several_prompts_make_several_clips(tmp_path, capsys):
     assert first.shape == second.shape == third.shape
     assert (first != second).any()  # the same prompt, the next seed
     assert capsys.readouterr().out.count(" fps, seed ") == 3
+
+
+def test_without_an_output_the_clip_is_called_after_its_prompt(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert run("generate", PROMPT.upper() + " / ..!", "--stop-after", "base", *QUICK) == 0
+    name = "a-red-circle-moving-right-on-a-white-background"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"{name}-2.json", f"{name}-2.mp4", f"{name}.json", f"{name}.mp4",
+    ]  # fmt: skip
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=4))
+def test_default_names_are_names(prompts):
+    names = outputs.default_names(prompts)
+    assert len({*names}) == len(prompts)
+    for name in names:
+        assert Path(name).name == name
+        assert name.endswith(".mp4")
+        assert not name.startswith((".", "-"))
+        assert len(name.encode()) < 240
+
+
+def test_a_size_is_that_of_the_clip(tmp_path):
+    arguments = ["--stop-after", "interpolation", "--height", "24", "--width", "32", *QUICK]
+    assert run("generate", PROMPT, *arguments, "-o", tmp_path / "out.webp") == 0
+    assert read_video(tmp_path / "out.webp").shape[1:3] == (24, 32)
+    tiny = settings.DEFAULT_MODEL
+    assert [settings.stage_of_size(tiny, name) for name in (*STAGES, None)] == [
+        "base", "base", "superres", "refine", "refine",
+    ]  # fmt: skip
+
+
+def test_an_adapter_is_loaded_scaled_recorded_and_made_again(tmp_path, capsys):
+    """The clip of the same call in Python; the record names the file and its digest, and makes it again."""
+    pipe = Show1CascadePipeline.from_pretrained(TINY_PATH, dtype=torch.float32)
+    torch.manual_seed(0)
+    pipe.base_unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False), "ours")
+    layers = {
+        name: 8 * layer for name, layer in get_peft_model_state_dict(pipe.base_unet, adapter_name="ours").items()
+    }
+    pipe.save_lora_weights(tmp_path, base_unet_lora_layers=layers, weight_name="ours.safetensors")
+    pipe.unload_lora_weights()
+    file = tmp_path / "ours.safetensors"
+    arguments = [PROMPT, "--stop-after", "base", *QUICK, "--lora", f"{file}:0.5"]
+    assert run("generate", *arguments, "-o", tmp_path / "out.webp") == 0
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["settings"]["lora"] == [f"{file}:0.5"]
+    assert record["model"]["adapters"] == {f"{file}:0.5": machine.file_digest(file)}
+    call = {"stage_options": {"base": {"num_inference_steps": 1}}, "stop_after": "base", "output_type": "np"}
+    plain = to_uint8(pipe(PROMPT, generator=torch.Generator().manual_seed(7), **call).frames[0])
+    pipe.load_lora_weights(str(file), adapter_name="ours")
+    pipe.set_adapters("ours", 0.5)
+    expected = to_uint8(pipe(PROMPT, generator=torch.Generator().manual_seed(7), **call).frames[0])
+    assert (expected != plain).any()
+    assert record["output"]["frames_sha256"] == hashlib.sha256(expected.tobytes()).hexdigest()
+    assert run("generate", "--from-json", tmp_path / "out.json", "-o", tmp_path / "again.webp") == 0
+    assert "The frames are exactly those of the JSON." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("", "--lora must be [STAGE=]FILE[:SCALE]"),
+        ("x.safetensors:1e9", "its scale is from -1000 to 1000"),
+        ("nobody/no-such.safetensors", "--lora must be an adapter that fits, got 'nobody/no-such.safetensors:1'"),
+    ],
+)
+def test_adapters_that_are_none_are_one_line(tmp_path, monkeypatch, capsys, given, message):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert run("generate", PROMPT, "-o", tmp_path / "out.mp4", "--lora", given) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_words_that_the_model_never_saw_are_told(tmp_path, capsys):
+    """The command makes the clip all the same; what the model knows is in its folder, and is its world's."""
+    from diffusers_show1.tiny import world
+
+    assert json.loads((TINY_PATH / "vocabulary.json").read_text()) == world.vocabulary()
+    quick = ["--stop-after", "base", "--no-json", *QUICK]
+    assert run("generate", "Toad practicing karate", PROMPT, "-o", tmp_path / "out.webp", *quick) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("show1: ")]
+    assert len(told) == 1
+    assert (
+        "'Toad practicing karate': this model does not know 'toad', 'practicing', 'karate'. It knows: a [SIZE]"
+        in (told[0])
+    )
+    assert told[0].endswith(f"For example: {PROMPT}")
+    assert run("generate", "--help") == 0
+    assert f"For example: {PROMPT}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_every_caption_of_the_world_is_known():
+    from diffusers_show1.tiny import world
+
+    known = vocabulary.vocabulary_of(settings.DEFAULT_MODEL)
+    for colour, shape, motion in itertools.product(world.COLOURS, world.SHAPES, world.MOTIONS):
+        for ground, size in itertools.product((None, *world.BACKGROUNDS), world.SIZES):
+            assert known.unknown(world.Attributes(colour, shape, motion, ground, size).caption()) == []
+    assert known.unknown("Two RED circles, grey!") == ["two", "circles"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"form": 1, "words": [], "example": ""}', "[" * 100_000])
+def test_a_vocabulary_that_is_none_is_none(tmp_path, text):
+    (tmp_path / "vocabulary.json").write_text(text)
+    assert vocabulary.vocabulary_of(str(tmp_path)) is None
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_stdout_drops_no_prompt(tmp_path):
+    command = [sys.executable, "-m", "diffusers_show1", "generate", PROMPT, PROMPT, "-o", tmp_path / "clip.webp"]
+    with open("/dev/full", "w") as full:
+        made = subprocess.run(
+            [*command, "--stop-after", "base", *QUICK], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert made.returncode == 0
+    assert made.stderr.count("nothing can be printed any more (No space left on device); the work goes on") == 1
+    assert len(list(tmp_path.glob("*.webp"))) == len(list(tmp_path.glob("*.json"))) == 2
+
+
+def test_a_reader_that_leaves_ends_nothing():
+    code = "from diffusers_show1.cli.say import say\nfor _ in range(4): say('x' * 100_000)\nprint('y' * 100_000)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    error = process.stderr.read()
+    assert process.wait() == 0
+    assert error == "show1: nothing can be printed any more (Broken pipe); the work goes on\n"
 
 
 def test_steps_and_guidance_reach_their_stage(tmp_path):

@@ -130,6 +130,16 @@ def generate_there(arguments):
     raise SystemExit(cli.main(arguments))
 
 
+def test_threads(pipe, alone):
+    """Another number of threads adds in another order: rounding, which records and jobs name."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3 if before == 1 else 1)
+    try:
+        assert_close(run(pipe), alone[0])
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_one_process_or_several(tmp_path):
     """`show1 generate` with two prompts and a seed: clip i is that of prompt i alone with seed + i, in any process."""
     prompts = ["a red circle moving right on a white background", "a blue square growing on a black background"]

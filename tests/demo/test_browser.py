@@ -150,6 +150,16 @@ def test_a_prompt_becomes_a_playing_video_stage_by_stage(open_page, tmp_path):
     assert settings.stage_options["base"]["num_inference_steps"] == 2
 
 
+def test_the_page_says_what_the_model_knows(open_page):
+    page = open_page()
+    assert "COLOUR: red, green, blue" in page.inner_text("#prompt")
+    assert page.input_value("#prompt textarea") == PROMPT  # a filled example
+    fill(page, prompt="Toad practicing karate", stage="Keyframes")
+    page.click("#start")
+    says(page, "Done: 8 frames of 24x16")
+    says(page, "this model does not know 'toad', 'practicing', 'karate'. It knows: a [SIZE] COLOUR")
+
+
 def test_cancel_and_reload_free_the_worker_and_the_page_goes_on(open_page):
     page = open_page()
     fill(page, **{"base-steps": 1000})

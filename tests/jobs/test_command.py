@@ -83,7 +83,6 @@ def test_a_finished_job_is_left_as_it_is(made, capsys):
         (["--job", "JOB/job.json", "--resume"], "is a file"),
         (["--job", ".", "--resume"], "--job must be a folder for a job of its own"),
         ([PROMPT, "-o", "new.mp4", "--resume"], "--resume must be given beside --job"),
-        ([PROMPT], "--output must be given"),
         ([PROMPT, "-o", "JOB/../out.mp4", "--job", "new"], "--output must be a name that is not taken"),
     ],
 )

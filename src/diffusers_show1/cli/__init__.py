@@ -15,7 +15,6 @@ from . import convert, demo, env, generate, inspection, publish, train, watermar
 
 app = typer.Typer(
     help="Text-to-video cascades for diffusers.",
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )

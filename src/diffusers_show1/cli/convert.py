@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..runs.refusals import BadInput
+from .say import say
 
 
 def convert(
@@ -47,9 +48,9 @@ def convert(
             config=config,
             without=without or (),
             revision=revision,
-            progress=typer.echo,
+            progress=say,
         )
     except (ValueError, OSError) as error:
         raise BadInput(error) from error
     for line in report.lines():
-        typer.echo(line)
+        say(line)

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import typer
-
 from ..runs.machine import devices
 from ..runs.versions import versions
+from .say import say
 
 
 def env() -> None:
@@ -25,4 +24,4 @@ def env() -> None:
             lines[device] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     width = max(map(len, lines))
     for name, value in lines.items():
-        typer.echo(f"{name:{width}}  {value}")
+        say(f"{name:{width}}  {value}")

@@ -22,7 +22,9 @@ from ..runs.plan import Plan, about, is_own, plan
 from ..runs.record import compare, record_of
 from ..runs.refusals import faults, one_of, refuse
 from ..runs.settings import stage_names
-from .texts import MODEL
+from ..runs.vocabulary import doubts
+from .say import say
+from .texts import KNOWN, MODEL
 
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 def generate(
     prompts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PROMPT", help="What to show; one clip for each.", show_default=False),
+        typer.Argument(metavar="PROMPT", help=f"What to show; one clip for each. {KNOWN}", show_default=False),
     ] = None,
     output: Annotated[
         str | None,
@@ -40,7 +42,8 @@ def generate(
             "--output",
             "-o",
             help="Where the clip goes: .mp4, .gif, .webp, or a folder/ for PNG frames. "
-            "Several prompts make out-000.mp4, out-001.mp4, ..., or put 000, 001, ... in place of {index}.",
+            "Several prompts make out-000.mp4, out-001.mp4, ..., or put 000, 001, ... in place of {index}. "
+            "[default: the prompt's words, .mp4]",
             show_default=False,
         ),
     ] = None,
@@ -60,7 +63,19 @@ def generate(
     guidance: Annotated[
         str | None, typer.Option(help="Guidance scale, written like --steps; 1 turns guidance off.")
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE[:SCALE]",
+            help="An adapter, such as motion.safetensors:0.8; STAGE=FILE where it does not say whose its layers are.",
+            show_default=False,
+        ),
+    ] = None,
     frames: Annotated[int | None, typer.Option(help="Frames of the whole clip. [default: the model's]")] = None,
+    height: Annotated[
+        int | None, typer.Option(help="Of the clip, in pixels: of the last stage that sets a size. [default: its own]")
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="The same.", show_default=False)] = None,
     stop_after: Annotated[str | None, typer.Option(help="Last stage to run, by its name, such as base.")] = None,
     recipe: Annotated[
         str | None,
@@ -133,10 +148,13 @@ def generate(
             check_outputs([one.output], earlier, record, overwrite, own)
     for one in plans:
         if one.done:
-            typer.echo(f"{one.output}: done already, by the job in {one.folder}")
+            say(f"{one.output}: done already, by the job in {one.folder}")
     plans = [one for one in plans if not one.done]
     if not plans:
         return
+    for one in plans:
+        if told := doubts(one.settings):
+            typer.echo(f"show1: {one.settings.prompt!r}: {told}", err=True)
     place, number_format = resolve_machine(settings.device, settings.dtype, offload)
 
     began = time.perf_counter()
@@ -155,9 +173,9 @@ def generate(
                 with replacing(place_of_record) as path:
                     path.write_text(json.dumps(made_here, indent=2) + "\n", encoding="utf-8")
         count, height, width, _ = clip.frames.shape
-        typer.echo(f"{one.output}: {count} frames of {width}x{height}, {rate:g} fps, seed {one.settings.seed}")
+        say(f"{one.output}: {count} frames of {width}x{height}, {rate:g} fps, seed {one.settings.seed}")
         if original is not None:
-            typer.echo(compare(original, made_here))
+            say(compare(original, made_here))
 
 
 def run(pipe: CascadePipeline, plan: Plan, keep_stages: bool) -> Clip:

@@ -14,6 +14,7 @@ import typer
 from ..families import all_families
 from ..runs.outputs import beside, json_name
 from ..runs.refusals import BadInput, Failed, refuse
+from .say import say
 
 
 FILES = ("sheet.png", "frames.png", "slice.png", "stages.mp4")
@@ -79,8 +80,8 @@ def inspect(
         save_video(side_by_side(stages, height), folder / "stages.mp4", fps)
     except OSError as error:
         raise Failed(error) from error
-    typer.echo(summary(stages))
-    typer.echo(f"{folder}: {', '.join(FILES)}")
+    say(summary(stages))
+    say(f"{folder}: {', '.join(FILES)}")
 
 
 def find_clips(sources: list[str]) -> dict[str, Path]:

@@ -10,6 +10,7 @@ import typer
 
 from ..runs.refusals import BadInput, Failed, refuse
 from ..runs.settings import model_folder
+from .say import say
 
 
 def publish(
@@ -60,4 +61,4 @@ def publish(
         raise BadInput(error) from error
     except UploadError as error:
         raise Failed(error) from error
-    typer.echo(publication.listing())
+    say(publication.listing())

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from ..runs.settings import models
+from ..runs.settings import DEFAULT_MODEL, models
+from ..runs.vocabulary import vocabulary_of
 
 
 def _model() -> str:
@@ -14,5 +15,12 @@ def _model() -> str:
     return ", ".join(f"{name} ({place})" for name, place in places.items()) + ", a folder, or a Hub id (owner/name)"
 
 
+def _known() -> str:
+    vocabulary = vocabulary_of(DEFAULT_MODEL)
+    return "" if vocabulary is None else f"{DEFAULT_MODEL} knows: {vocabulary}. For example: {vocabulary.example}"
+
+
 MODEL = _model()
 """What `--model` takes."""
+KNOWN = _known()
+"""What the model that is used by default understands."""

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..runs.refusals import BadInput, refuse
+from .say import say
 
 
 def watermark(
@@ -27,7 +28,7 @@ def watermark(
         raise BadInput(" ".join(str(error).replace("`path`", "CLIP", 1).split())) from error
     size = f", at {result.scale:.0%} of the size at which it was marked" if result.scale != 1 else ""
     if result.found:
-        typer.echo(f"{clip}: marked (another key would fit as well with p < {result.p_value:.1e}{size})")
+        say(f"{clip}: marked (another key would fit as well with p < {result.p_value:.1e}{size})")
     else:
-        typer.echo(f"{clip}: no mark of this key found (score {result.score:.1f})")
+        say(f"{clip}: no mark of this key found (score {result.score:.1f})")
         raise typer.Exit(1)

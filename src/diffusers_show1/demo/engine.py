@@ -26,6 +26,7 @@ from ..runs.machine import OFFLOADS, load_cascade, resolve_machine
 from ..runs.record import record_of
 from ..runs.refusals import BadInput, Failed, faults, one_of, refuse
 from ..runs.settings import Settings
+from ..runs.vocabulary import doubts
 
 
 logger = logging.get_logger(__name__)
@@ -48,7 +49,7 @@ class View:
     `state` is `waiting` or `running` and in the end `done`, `cancelled` or `failed`. `stage` is the one at work, which
     has done `step` of `steps` in `window` of `windows`; `progress` goes from 0 to 1 over all stages.
     `clips` holds each finished stage's video file, `record` the JSON of a request that is done, `summary` what was
-    made; `message` says why one failed.
+    made; `message` says why one failed, `note` what is doubtful about the prompt.
     """
 
     state: str = "waiting"
@@ -62,6 +63,7 @@ class View:
     record: Path | None = None
     message: str = ""
     summary: str = ""
+    note: str = ""
 
     @property
     def over(self) -> bool:
@@ -75,7 +77,7 @@ class Request:
     def __init__(self, settings: Settings, owner: str, work: Path):
         self.settings, self.owner = settings, owner
         self.folder = work / secrets.token_hex(16)
-        self.view = View()
+        self.view = View(note=doubts(settings))
         self.cancelled = threading.Event()
 
     def show(self, **changes: Any) -> None:

@@ -18,6 +18,7 @@ from fastapi.middleware import Middleware
 from ..families import family_of
 from ..runs.refusals import BadInput, Failed
 from ..runs.settings import DEFAULT_RECIPE
+from ..runs.vocabulary import vocabulary_of
 from .engine import Engine, Request, View
 from .form import read_form
 from .guard import Guard
@@ -60,7 +61,14 @@ def build(engine: Engine) -> gr.Blocks:
         )
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=300):
-                prompt = gr.Textbox(label="Prompt", lines=2, elem_id="prompt")
+                known = vocabulary_of(engine.asked.model)
+                prompt = gr.Textbox(
+                    None if known is None else known.example,
+                    label="Prompt",
+                    info=None if known is None else f"This model knows: {known}.",
+                    lines=2,
+                    elem_id="prompt",
+                )
                 negative_prompt = gr.Textbox(label="Negative prompt", placeholder="What to keep out")
                 with gr.Row():
                     seed_field = gr.Number(label="Seed", value=0, min_width=120, elem_id="seed")
@@ -217,12 +225,17 @@ def describe(view: View, ahead: int, titles: Mapping[str, str]) -> str:
     if view.state == "cancelled":
         return message("Cancelled.")
     if view.state == "done":
-        return message(f"Done: {view.summary}.")
+        return message(f"Done: {view.summary}.") + note(view)
     if view.state == "waiting":
         return message(f"Waiting: {ahead} before this one.", progress=0)
     window = f"window {view.window} of {view.windows}, " if view.windows > 1 else ""
     step = f"{window}step {view.step} of {view.steps}" if view.step else "begins"
-    return message(f"{titles[view.stage or next(iter(titles))]}: {step}", progress=view.progress)
+    return message(f"{titles[view.stage or next(iter(titles))]}: {step}", progress=view.progress) + note(view)
+
+
+def note(view: View) -> str:
+    """What is doubtful about a request's prompt, as a line of the status field."""
+    return message(f"Note: {view.note}.") if view.note else ""
 
 
 async def follow(engine: Engine, request: Request) -> AsyncIterator[tuple[View, int]]:

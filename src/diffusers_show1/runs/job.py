@@ -96,7 +96,13 @@ class GenerationJob:
         with self.folder.locked():
             begun = self._read()
             if begun is None:
-                begun = {"settings": asked, "models": models, "versions": versions(), "about": about or {}}
+                begun = {
+                    "settings": asked,
+                    "models": models,
+                    "versions": versions(),
+                    "threads": torch.get_num_threads(),
+                    "about": about or {},
+                }
                 self.folder.write(begun)
             if changed := changes(begun["models"], models):
                 raise JobError(
@@ -104,7 +110,11 @@ class GenerationJob:
                     f"{', '.join(changed)}. Load what it was begun with, or begin a new job"
                 )
             self._change_portions(begun, pipe._memory_options if asked is None else asked["stage_options"])
-        old = {name: version for name, version in begun["versions"].items() if version != versions().get(name)}
+        old: dict[str, Any] = {
+            name: version for name, version in begun["versions"].items() if version != versions().get(name)
+        }
+        if begun.get("threads") not in (None, torch.get_num_threads()) and pipe._execution_device.type == "cpu":
+            old["threads"] = begun["threads"]
         if old:
             logger.warning(
                 f"The job in {self.folder.path} was begun with {old}: the rest of it may be rounded otherwise."

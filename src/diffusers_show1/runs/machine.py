@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .adapters import load_adapters
 from .refusals import BadInput, refuse
 from .settings import Settings, model_folder
 
@@ -56,6 +57,7 @@ def load_cascade(settings: Settings, device: torch.device, dtype: torch.dtype, o
         raise BadInput(str(error).replace("`model`", "--model")) from error
     except OSError as error:
         refuse("--model", settings.model, "a model that can be loaded", str(error).strip().splitlines()[0])
+    load_adapters(pipe, settings.lora)
     if offload == "model":
         pipe.enable_model_cpu_offload(device=device)
     elif offload == "sequential":

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +22,19 @@ def output_names(output: str, count: int) -> list[str]:
         ending = "" if slash else Path(output).suffix
         output = stem[: len(stem) - len(ending)] + "-{index}" + ending + slash
     return [output.replace("{index}", f"{index:03d}") for index in range(count)]
+
+
+def default_names(prompts: Sequence[str]) -> list[str]:
+    """A free name in this folder for the clip of each prompt: `a-red-circle.mp4`, then `a-red-circle-2.mp4`."""
+    names: list[str] = []
+    for prompt in prompts:
+        stem = re.sub(r"\W+", "-", prompt.lower())[:50].strip("-") or "clip"
+        for number in itertools.count(1):
+            name = f"{stem}.mp4" if number == 1 else f"{stem}-{number}.mp4"
+            if name not in names and not os.path.lexists(name) and not os.path.lexists(json_name(name)):
+                names.append(name)
+                break
+    return names
 
 
 def beside(output: str, label: str) -> str:

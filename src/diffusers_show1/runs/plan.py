@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from .outputs import output_names
+from .outputs import default_names, output_names
 from .refusals import BadInput, refuse
 from .settings import CONTENT_FLAGS, Settings, parse_settings, read_record, settings_from_flags, settings_from_json
 
@@ -21,6 +21,8 @@ FIELDS = {
     "steps": "stage_options",
     "guidance": "stage_options",
     "frames": "num_frames",
+    "height": "stage_options",
+    "width": "stage_options",
 }  # of Settings, where the flag has another name
 
 
@@ -51,18 +53,15 @@ def plan(flags: dict[str, Any]) -> tuple[list[Plan], dict[str, Any] | None]:
         begun = read_job(flags["job"])
         if begun is None:
             refuse("--job", flags["job"], "the folder of a job that has begun", "with a prompt, one begins")
-        if flags["output"] is None and begun.folder != os.path.realpath(flags["job"]):
-            refuse("--output", None, "given beside a job that was begun elsewhere", f"this one in {begun.folder}")
         for name in given:
             refuse(CONTENT_FLAGS[name], flags[name], "left out beside --resume", "the job says it already")
         asked, original = [begun.settings], None
-        output = flags["output"] or begun.output
     else:
         asked, original = settings_from_json(flags) if flags["from_json"] else (settings_from_flags(flags), None)
-        output = flags["output"]
-    if output is None:
-        refuse("--output", output, "given")
-    outputs = output_names(output, len(asked))
+    if flags["output"] is None:
+        outputs = default_names([settings.prompt for settings in asked])
+    else:
+        outputs = output_names(flags["output"], len(asked))
     if flags["job"] is None:
         return [Plan(settings, name) for settings, name in zip(asked, outputs, strict=True)], original
     plans = []
@@ -73,6 +72,10 @@ def plan(flags: dict[str, Any]) -> tuple[list[Plan], dict[str, Any] | None]:
             continue
         if not flags["resume"]:
             refuse("--job", folder, "a new folder", "a job has begun there; --resume goes on with it")
+        if flags["output"] is None:
+            if begun.folder != os.path.realpath(folder):
+                refuse("--output", None, "given beside a job that was begun elsewhere", f"this one in {begun.folder}")
+            name = begun.output
         check_same(begun.settings, settings, given if original is None else list(CONTENT_FLAGS))
         settings = dataclasses.replace(begun.settings, device=flags["device"] or begun.settings.device).check()
         here = absolute(name) == begun.output and (Path(folder) / "made.json").exists() and Path(name).exists()

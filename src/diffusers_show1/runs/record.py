@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .adapters import read_adapter
 from .machine import file_digest, model_identity
 from .settings import Settings
 from .versions import versions
@@ -17,15 +18,25 @@ if TYPE_CHECKING:
 
 
 def provenance_of(settings: Settings, frames: np.ndarray, digest: str) -> dict[str, Any]:
-    """What a clip itself carries: the settings that make it again, and what they made; the same for every run."""
+    """What a clip itself carries: the settings that make it again, and what they made; the same for every run here."""
+    import torch
+
     count, height, width, _ = frames.shape
     return {
         "show1": 1,
         "settings": dataclasses.asdict(settings),
-        "model": model_identity(settings.model),
+        "model": model_identity(settings.model) | _adapters(settings),
         "output": {"frames_sha256": digest, "frames": count, "height": height, "width": width},
         "versions": versions(),
+        "threads": torch.get_num_threads(),  # of a CPU: they decide in which order numbers are added
     }
+
+
+def _adapters(settings: Settings) -> dict[str, Any]:
+    """The digests of adapters that are files here."""
+    files = {text: Path(read_adapter(text).source) for text in settings.lora}
+    found = {text: file_digest(path) for text, path in files.items() if path.is_file()}
+    return {"adapters": found} if found else {}
 
 
 def record_of(
@@ -56,5 +67,8 @@ def compare(original: dict[str, Any], again: dict[str, Any]) -> str:
         return "The frames are exactly those of the JSON."
     changed = [name for name, version in again["versions"].items() if part(original, "versions").get(name) != version]
     changed += ["model"] * (part(original, "model") != again["model"])
+    changed += [f"threads ({original.get('threads')}, now {again['threads']})"] * (
+        original.get("threads") not in (None, again["threads"])
+    )
     changed += ["device"] * (part(original, "settings").get("device") != again["settings"]["device"])
     return f"The frames differ from those of the JSON; what changed since: {', '.join(changed) or 'the machine'}."

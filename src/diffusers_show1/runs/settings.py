@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..families import all_families, family_of
 from ..ladder.family import Family
+from .adapters import read_adapter, resolved
 from .refusals import BadInput, one_of, refuse
 
 
@@ -35,7 +36,10 @@ CONTENT_FLAGS = {
     "seed": "--seed",
     "steps": "--steps",
     "guidance": "--guidance",
+    "lora": "--lora",
     "frames": "--frames",
+    "height": "--height",
+    "width": "--width",
     "stop_after": "--stop-after",
     "recipe": "--recipe",
     "negative_prompt": "--negative-prompt",
@@ -58,6 +62,7 @@ class Settings:
     num_frames: int | None = None
     stop_after: str | None = None
     fps: float | None = None
+    lora: list[str] = dataclasses.field(default_factory=list)
     device: str = "auto"
     dtype: str = "auto"
 
@@ -89,6 +94,8 @@ class Settings:
         # It becomes a part of a path in the Hub's cache.
         if self.model_revision is not None and not re.fullmatch(r"\w+([./-]\w+)*", self.model_revision):
             refuse("model_revision", self.model_revision, "a branch, tag or commit")
+        for text in self.lora:
+            read_adapter(text)
         family = check_model(self.model)
         if family is not None:
             self.check_names(tuple(family.stages))
@@ -197,7 +204,12 @@ def check_model(model: str) -> Family | None:
 
 
 def stage_names(model: str) -> tuple[str, ...]:
-    """The stages of the cascade that `model` names, in order; for a Hub id, its index is asked for.
+    """The stages of the cascade that `model` names, in order; as `cascade_family`."""
+    return tuple(cascade_family(model).stages)
+
+
+def cascade_family(model: str) -> Family:
+    """The family of the cascade that `model` names; for a Hub id, its index is asked for.
 
     Raises:
         BadInput: it is no cascade, or the Hub cannot be reached.
@@ -213,7 +225,17 @@ def stage_names(model: str) -> tuple[str, ...]:
         family = family_of(kind.class_name or "")
         if family is None or not kind.generates:
             refuse("--model", model, "a cascade", f"it is {kind}")
-    return tuple(family.stages)
+    return family
+
+
+def stage_of_size(model: str, stop_after: str | None) -> str:
+    """The stage that decides the size of the clip: of those that run, the last that takes `height` and `width`."""
+    rungs = cascade_family(model).cascade_class.rungs
+    names = [rung.name for rung in rungs]
+    if stop_after is not None:
+        one_of("--stop-after", stop_after, names)
+        rungs = rungs[: names.index(stop_after) + 1]
+    return next(rung.name for rung in reversed(rungs) if {"height", "width"} <= {*rung.options})
 
 
 def model_folder(model: str) -> Path | None:
@@ -247,10 +269,18 @@ def settings_from_flags(flags: dict[str, Any], stages: Sequence[str] = ()) -> li
     if flags["guidance"] is not None:
         for stage, value in per_stage("--guidance", flags["guidance"], float, 1, math.inf, stages).items():
             options.setdefault(stage, {})["guidance_scale"] = value
+    size = {side: flags[side] for side in ("height", "width") if flags[side] is not None}
+    for side, value in size.items():
+        if value < 1:
+            refuse(f"--{side}", value, "a whole number of at least 1")
+    if size:
+        stage = stage_of_size(flags["model"] or DEFAULT_MODEL, flags["stop_after"])
+        options[stage] = options.get(stage, {}) | size
     seed = secrets.randbelow(2**32) if flags["seed"] is None else flags["seed"]
     given = {name: flags[name] for name in ("negative_prompt", "stop_after", "fps")}
     given |= {name: flags[name] for name in ("model", "recipe", "device", "dtype") if flags[name] is not None}
     given |= {"num_frames": flags["frames"], "stage_options": options}
+    given["lora"] = [resolved(text) for text in flags["lora"] or []]
     if "model" in given and given["model"] not in models() and model_folder(given["model"]) is not None:
         given["model"] = str(Path(given["model"]).resolve())  # so that the JSON means the same from another folder
     return [Settings(prompt, seed + index, **given).check() for index, prompt in enumerate(prompts)]
@@ -290,7 +320,14 @@ def parse_settings(record: Any, argument: str, source: str, allowed: str) -> Set
     given = record.get("settings") if isinstance(record, dict) else None
     if not isinstance(given, dict):
         refuse(argument, source, allowed, "it has no settings")
-    types: dict[str, Any] = {"seed": int, "num_frames": int, "fps": (int, float), "stage_options": dict}
+    given = {"lora": [], **given}  # of records from before there was one
+    types: dict[str, Any] = {
+        "seed": int,
+        "num_frames": int,
+        "fps": (int, float),
+        "stage_options": dict,
+        "lora": list,
+    }
     values: dict[str, Any] = {}
     for field in dataclasses.fields(Settings):
         value = values[field.name] = given.get(field.name)
@@ -299,4 +336,6 @@ def parse_settings(record: Any, argument: str, source: str, allowed: str) -> Set
             refuse(argument, source, allowed, f"its {field.name} is {value!r}")
     if not all(isinstance(options, dict) for options in values["stage_options"].values()):
         refuse(argument, source, allowed, "its stage_options are not options by stage")
+    if not all(isinstance(text, str) for text in values["lora"]):
+        refuse(argument, source, allowed, "its lora are not all texts")
     return Settings(**values).check()

@@ -73,6 +73,21 @@ class Attributes:
         return f"a {size}{self.colour} {self.shape} {self.motion}{ground}"
 
 
+def vocabulary() -> dict[str, object]:
+    """What a model of this world says that it knows, in the `vocabulary.json` of its folder (`runs/vocabulary.py`)."""
+    return {
+        "form": "a [SIZE] COLOUR SHAPE MOTION on a BACKGROUND background",
+        "words": {
+            "SIZE": list(SIZES),
+            "COLOUR": list(COLOURS),
+            "SHAPE": list(SHAPES),
+            "MOTION": list(MOTIONS),
+            "BACKGROUND": [*BACKGROUNDS, "grey"],
+        },
+        "example": Attributes("red", "circle", "moving right", "white").caption(),
+    }
+
+
 @dataclass(frozen=True)
 class Scene:
     """Attributes plus the line (x, y, radius) from t = 0 to t = 28, in units."""
