@@ -36,6 +36,8 @@ class BasePipelineTesterConfig:
     steps: int  # network evaluations of a call, counted by the step callback
     scheduler_names: tuple[str, ...] = ("scheduler",)
     network_class: type[nn.Module] = Show1UNet3DConditionModel  # the family's
+    # Weights read from a file may lie otherwise in memory, and a kernel's sums are then rounded otherwise.
+    loaded_tolerance = 0.0
 
     def own_networks(self, pipe: DiffusionPipeline) -> dict[str, Any]:
         """The networks of the family's own class, by component."""
@@ -117,7 +119,7 @@ class PipelineTesterMixin:
             assert type(loaded) is self.pipeline_class
             assert set(loaded.components) == set(pipe.components)
             loaded.set_progress_bar_config(disable=True)
-            assert torch.equal(loaded(**self.get_dummy_inputs()).frames, base_pipe_output)
+            assert max_difference(loaded(**self.get_dummy_inputs()).frames, base_pipe_output) <= self.loaded_tolerance
 
     def test_serialization_with_variants(self, tmp_path):
         """`variant` goes into every weight file's name, and loading asks for it by that name."""
@@ -147,7 +149,7 @@ class PipelineTesterMixin:
         for name in pipe._optional_components:
             assert getattr(loaded, name) is None, name
         inputs["generator"] = seeded()
-        assert torch.equal(loaded(**inputs).frames, expected)
+        assert max_difference(loaded(**inputs).frames, expected) <= self.loaded_tolerance
 
     def test_dict_tuple_outputs_equivalent(self, pipe, base_pipe_output):
         output = pipe(**self.get_dummy_inputs(), return_dict=False)
@@ -372,7 +374,7 @@ class PipelineTesterMixin:
         loaded = self.pipeline_class.from_pretrained(tmp_path, device_map="cpu", dtype=torch.float32)
         loaded.set_progress_bar_config(disable=True)
         assert loaded.device == torch.device("cpu")
-        assert torch.equal(loaded(**self.get_dummy_inputs()).frames, base_pipe_output)
+        assert max_difference(loaded(**self.get_dummy_inputs()).frames, base_pipe_output) <= self.loaded_tolerance
 
     def test_layerwise_casting_inference(self):
         """Every network of ours stored in 8 bits and computed in bfloat16."""

@@ -23,8 +23,12 @@ from .unet import ToyUNet
 from .upscale import ToyUpscalePipeline
 
 
-class ToyStageTesterConfig(BasePipelineTesterConfig):
+class ToyTesterConfig(BasePipelineTesterConfig):
     network_class = ToyUNet
+    loaded_tolerance = 1e-5  # of 3-D convolutions
+
+
+class ToyStageTesterConfig(ToyTesterConfig):
     name: str
     encode_options = {}
     steps = 2
@@ -63,8 +67,7 @@ class ToyUpscaleTesterConfig(ToyStageTesterConfig):
     steps = 4
 
 
-class ToyCascadeTesterConfig(BasePipelineTesterConfig):
-    network_class = ToyUNet
+class ToyCascadeTesterConfig(ToyTesterConfig):
     pipeline_class = ToyCascadePipeline
     output_shape = (5, 3, 16, 24)
     call_params = frozenset(
