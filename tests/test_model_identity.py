@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from diffusers_show1 import TINY_PATH
-from diffusers_show1.cli.machine import folder_identity, model_identity
+from diffusers_show1.runs.machine import folder_identity, model_identity
 from diffusers_show1.hub.recognise import load_cascade
 
 

@@ -12,9 +12,8 @@ property (`pipe.keyframes`): a pipeline over the registered components. What is 
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any, ClassVar, get_type_hints
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import PIL.Image
@@ -26,24 +25,23 @@ from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..clips.arrays import to_model_space
-from ..clips.words import shorten
-from ..sampling.call import PIXELS, Call, Extent, Handover
+from ..sampling.call import Handover
 from ..sampling.checks import check_count, check_generator, check_output_type
 from ..sampling.noise import Generators, per_video, replay, spawn
 from ..sampling.outputs import VideoPipelineOutput
-from ..sampling.text import check_prompts, text_width
 from ..sampling.windows import WindowStore
+from .checks import ChecksMixin
 from .known_frames import KnownFrames
 from .lora import LoraMixin, check_lora_scale
+from .options import OptionsMixin
 from .rung import Recipe, Rung, StageOptions
 from .safety import SafetyMixin, join_outputs
+from .signatures import caller, check_rungs, initialiser
 from .stage import NetworkTypesMixin, StagePipeline, extent_of
+from .texts import Texts
 
 
-Embeds = Mapping[str, Tensor | None]
-
-
-class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeline):
+class CascadePipeline(OptionsMixin, ChecksMixin, NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeline):
     """Stages in a row. A subclass has `rungs` and `recipes`, and no code of its own."""
 
     rungs: ClassVar[tuple[Rung, ...]] = ()
@@ -55,7 +53,6 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
     """What stands before `prompt_embeds` in the call's arguments, for each text encoder; the first rung's first."""
 
     _callback_tensor_inputs = StagePipeline._callback_tensor_inputs  # of every stage
-    _memory_options: StageOptions = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -71,9 +68,9 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
         cls.model_cpu_offload_seq = "->".join([*order, "safety_checker"])
         optional = [r.parts[name] for r in cls.rungs for name in r.stage._optional_components]
         cls._optional_components = list(dict.fromkeys(optional))
-        cls.__init__ = _initialiser(cls)
+        cls.__init__ = initialiser(cls)
         if "__call__" not in cls.__dict__:
-            cls.__call__ = _caller(cls)
+            cls.__call__ = caller(cls, CascadePipeline.__call__)
         for name in cls.stage_names:
             setattr(cls, name, property(lambda self, name=name: self.stage(name), doc=f"The stage {name!r}."))
 
@@ -182,125 +179,6 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
         for hook in getattr(self, "_all_hooks", []):
             hook.offload()
 
-    # --- options -----------------------------------------------------------------------------------------------------
-
-    @classmethod
-    def stage_option_names(cls, name: str) -> list[str]:
-        """The options that `stage_options[name]` may hold: the stage's own call arguments.
-
-        Args:
-            name: one of `stage_names`.
-
-        Returns:
-            Names, in the order of the stage's signature.
-        """
-        return list(cls.rungs[cls.stage_names.index(name)].options)
-
-    def resolve_options(
-        self,
-        recipe: str = "default",
-        stage_options: StageOptions | None = None,
-        num_frames: int | None = None,
-    ) -> StageOptions:
-        """The options a call would run with: the recipe's, the checkpoint's over them, the caller's over those.
-
-        Of the checkpoint's, those that it has for this very recipe go over those that it has for all.
-
-        Args:
-            recipe: one of `recipes`.
-            stage_options: the caller's, stage name -> options of that stage's call.
-            num_frames: frames of the video, at least 1; sets how many the first stage makes. `None`: the recipe's.
-
-        Returns:
-            Stage name -> options, of every stage.
-
-        Raises:
-            ValueError: an unknown recipe, stage or option, naming what is allowed.
-        """
-        if recipe not in self.recipes:
-            raise ValueError(f"`recipe` must be one of {sorted(self.recipes)}, got {recipe!r}.")
-        options = {name: dict(values) for name, values in self.recipes[recipe].stages.items()}
-        given = {} if stage_options is None else stage_options
-        own = self.config.stage_defaults or {}
-        own_for_recipe = own.get(recipe, {}) if isinstance(own, dict) else {}
-        for source in (own, own_for_recipe, self._memory_options, given):
-            name_of = "stage_options" if source is given else "stage_defaults"
-            if not isinstance(source, dict) or not all(isinstance(values, dict) for values in source.values()):
-                raise ValueError(
-                    f"`{name_of}` must be a dict of stage name -> dict of options, got {shorten(repr(source))}."
-                )
-            for name, values in source.items():
-                if source is own and name in self.recipes:
-                    continue
-                if name not in self.stage_names:
-                    raise ValueError(f"`{name_of}` must name stages of {self.stage_names}, got {shorten(repr(name))}.")
-                allowed = self.stage_option_names(name)
-                for key in values:
-                    if key not in allowed:
-                        raise ValueError(
-                            f"`{name_of}[{name!r}]` has no option {shorten(repr(key))}; it may hold {allowed}."
-                        )
-                options[name].update(values)
-        first = self.rungs[0]
-        if num_frames is not None and "num_frames" in first.options:
-            options[first.name]["num_frames"] = self.frames_wanted(options, num_frames)[first.name]
-        return options
-
-    @classmethod
-    def frames_wanted(cls, options: StageOptions, num_frames: int) -> dict[str, int]:
-        """How many frames each stage has to give so that `num_frames` come out in the end.
-
-        Args:
-            options: of every stage.
-            num_frames: of the video, at least 1.
-
-        Returns:
-            Stage name -> frames; what a stage makes beyond that is left out.
-        """
-        check_count(num_frames, "num_frames", low=1)
-        wanted = {}
-        for rung in reversed(cls.rungs):
-            wanted[rung.name] = num_frames
-            num_frames = rung.stage.frames_before(rung.call(options[rung.name]), num_frames)
-        return wanted
-
-    @classmethod
-    def network_calls(cls, options: StageOptions, parts: Collection[str] = ()) -> dict[str, int]:
-        """How often a run of a whole video calls its networks, stage by stage, counted as papers do.
-
-        A guided step is two calls, whether they are made in one batch or not, and each window's steps are its own.
-
-        Args:
-            options: of every stage, as `resolve_options` returns them.
-            parts: the optional networks that are there, such as `first_frame_unet`.
-
-        Returns:
-            Stage name -> calls.
-        """
-        calls = {}
-        for rung, call, given, _ in cls.run_through(options):
-            own = [name for name, part in rung.parts.items() if part in parts]
-            calls[rung.name] = rung.stage.network_calls(call, given, own)
-        return calls
-
-    @classmethod
-    def run_through(cls, options: StageOptions) -> Iterator[tuple[Rung, Call, Extent | None, Extent]]:
-        """What each stage of a whole run would be called with, without a check and without running anything.
-
-        Args:
-            options: of every stage, as `resolve_options` returns them.
-
-        Yields:
-            A rung, its call, the extent of the frames that it is given (None for the first), and that of its own; a
-            side that only a network knows is None.
-        """
-        given = None
-        for rung in cls.rungs:
-            call = rung.call(options[rung.name])
-            extent = rung.stage.extent(call, given)
-            yield rung, call, given, extent
-            given = extent
-
     # --- the cascade -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -401,7 +279,8 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
         extent = None if given is None else extent_of(given.video)
         self.check_stages(names, options, batch, num_frames, tensor_inputs, extent)
         if image is not None:
-            known = KnownFrames([image] if isinstance(image, PIL.Image.Image) else np.asarray(image)[None])
+            frames = [image] if isinstance(image, PIL.Image.Image) else np.asarray(image)[None]
+            known = KnownFrames(to_model_space(frames, None, "image"))
             callback_on_step_end, tensor_inputs = known.beside(callback_on_step_end, tensor_inputs)
 
         # 2. Random numbers; text, as each encoder's first stage comes
@@ -501,206 +380,3 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
             streams = [[of_stages[place] for place in places] for of_stages in spawned]
         by_stage = {name: [video[i] for video in streams] for i, name in enumerate(names)}
         return {name: gs[0] if batch == 1 else gs for name, gs in by_stage.items()}
-
-    def check_text(
-        self,
-        names: tuple[str, ...],
-        options: StageOptions,
-        prompt: Any,
-        negative_prompt: Any,
-        embeds: Embeds,
-    ) -> int:
-        """Checks the prompts and embeddings of all stages against each other and their networks.
-
-        Args:
-            names: the stages to run, in their order.
-            options: stage -> its call's options.
-            prompt: the call's.
-            negative_prompt: likewise.
-            embeds: the call's, by the names of its arguments; (prompts, tokens, width) or None each.
-
-        Returns:
-            How many prompts there are.
-
-        Raises:
-            ValueError, TypeError: naming the argument, its value and what is allowed.
-        """
-        count: int | None = None
-        for rung in (rung for rung in self.rungs if rung.name in names):
-            reader, stage = rung.reader, self.stage(rung.name)
-            given, negative = embeds.get(f"{reader}prompt_embeds"), embeds.get(f"{reader}negative_prompt_embeds")
-            if prompt is None and given is None and reader != self.readers[0]:
-                raise ValueError(
-                    f"`{reader}prompt_embeds` is required with `{self.readers[0]}prompt_embeds`: stage {rung.name!r} "
-                    "reads a text encoder of its own, got None."
-                )
-            # the first reader's embeddings stand in place of the prompt, the others' may stand beside it
-            own = reader != self.readers[0]
-            text = None if own and given is not None else prompt
-            negative_text = None if own and negative is not None else negative_prompt
-            here = check_prompts(text, negative_text, given, negative, text_width(stage.unet), reader)
-            stage.check_encoder(text, given, negative, stage.needs_negative(rung.call(options[rung.name])), reader)
-            if count not in (None, here):
-                raise ValueError(f"`{reader}prompt_embeds` must hold {count} rows, one a prompt, got {here}.")
-            count = here
-        assert count is not None
-        return count
-
-    def check_stages(
-        self,
-        names: tuple[str, ...],
-        options: StageOptions,
-        batch: int,
-        num_frames: int | None = None,
-        callback_tensor_inputs: list[str] | None = None,
-        given: tuple[int, Extent] | None = None,
-    ) -> dict[str, Extent]:
-        """Runs every stage's own checks on what it will get, so that a bad option of the last one is told at once.
-
-        Args:
-            names: the stages to run, in their order.
-            options: stage -> its call's options, from `resolve_options`.
-            batch: how many videos.
-            num_frames: how many frames the video is to have; None keeps all.
-            callback_tensor_inputs: what the step callback asks for, or None.
-            given: how many videos the first of them is given, and their extent; None where it takes none.
-
-        Returns:
-            Stage -> what it will make.
-
-        Raises:
-            ValueError, TypeError: what a stage's checks raise, with the stage's name before it.
-        """
-        wanted = {} if num_frames is None else self.frames_wanted(options, num_frames)
-        extents = {}
-        for rung in (rung for rung in self.rungs if rung.name in names):
-            call = rung.call({**options[rung.name], "callback_on_step_end_tensor_inputs": callback_tensor_inputs})
-            try:
-                batch, extent = self.stage(rung.name).check_call(call, batch, given)
-            except (ValueError, TypeError) as error:
-                raise type(error)(f"stage {rung.name!r}: {error}") from None
-            extents[rung.name] = extent._replace(frames=min(extent.frames, wanted.get(rung.name, extent.frames)))
-            given = batch, extents[rung.name]
-        return extents
-
-
-class Texts:
-    """The embeddings of a call, made by each text encoder when the first stage that reads it comes."""
-
-    def __init__(
-        self,
-        pipe: CascadePipeline,
-        names: tuple[str, ...],
-        recipe: str,
-        options: StageOptions,
-        prompt: Any,
-        negative_prompt: Any,
-        embeds: Embeds,
-        num_videos_per_prompt: int,
-    ):
-        self.pipe, self.options, self.embeds = pipe, options, embeds
-        self.prompt, self.negative_prompt = prompt, negative_prompt
-        self.num_videos_per_prompt = num_videos_per_prompt
-        self.rungs = {rung.name: rung for rung in pipe.rungs if rung.name in names}
-        self.clean_caption = pipe.recipes[recipe].clean_caption
-        told = pipe.recipes[recipe].negative_prompt_stages
-        self.gets_negative = {name: told is None or name in told for name in names}
-        self._made: dict[tuple[str, bool], dict[str, Tensor | None]] = {}
-
-    def of(self, name: str) -> dict[str, Tensor | None]:
-        """`prompt_embeds` and `negative_prompt_embeds` of a stage, one row a video."""
-        reader, gets_negative = self.rungs[name].reader, self.gets_negative[name]
-        key = (reader, gets_negative)
-        if key not in self._made:
-            others = [r for r in self.rungs.values() if (r.reader, self.gets_negative[r.name]) == key]
-            guided = any(self.pipe.stage(r.name).needs_negative(r.call(self.options[r.name])) for r in others)
-            given = self.embeds.get(f"{reader}prompt_embeds")
-            negative = self.embeds.get(f"{reader}negative_prompt_embeds")
-            made = self.pipe.stage(name).encode_prompt(
-                self.prompt if given is None else None,
-                self.negative_prompt if gets_negative and negative is None else None,
-                self.num_videos_per_prompt,
-                guided,
-                self.pipe._execution_device,
-                given,
-                negative,
-                self.clean_caption,
-            )
-            self._made[key] = dict(zip(("prompt_embeds", "negative_prompt_embeds"), made, strict=True))
-        return self._made[key]
-
-
-def check_rungs(rungs: tuple[Rung, ...]) -> None:
-    """Rungs that can stand on each other.
-
-    Raises:
-        ValueError: two of one name, or one that can't take what the one before it gives, named.
-    """
-    names = [rung.name for rung in rungs]
-    if len(set(names)) < len(names):
-        raise ValueError(f"`rungs` must have names of their own, got {names}.")
-    for before, rung in zip(rungs, rungs[1:], strict=False):
-        gives = {before.stage.gives, PIXELS}  # latents are decoded for a stage that takes pixels
-        if not gives & set(rung.stage.takes):
-            raise ValueError(
-                f"`rungs`: {rung.name!r} takes {' or '.join(rung.stage.takes) or 'no frames'}, and {before.name!r} "
-                f"gives {before.stage.gives}."
-            )
-
-
-def _initialiser(cls: type[CascadePipeline]) -> Callable[..., None]:
-    """`__init__` with every rung's components as arguments: those that are required, then the others.
-
-    diffusers reads the components of a pipeline off that signature, names, types and all.
-    """
-    self_ = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    found: dict[str, inspect.Parameter] = {}
-    for rung in cls.rungs:
-        hints = get_type_hints(rung.stage.__init__)
-        for own, parameter in list(inspect.signature(rung.stage.__init__).parameters.items())[1:]:
-            name = rung.parts[own]
-            found.setdefault(name, parameter.replace(name=name, annotation=hints.get(own, Any)))
-    always = [found.pop("feature_extractor"), found.pop("safety_checker")]
-    defaults = self_.replace(name="stage_defaults", default=None, annotation=dict | None)
-    required = [p for p in found.values() if p.default is inspect.Parameter.empty]
-    optional = [p for p in found.values() if p.default is not inspect.Parameter.empty]
-    signature = inspect.Signature([self_, *required, *optional, defaults, *always])
-
-    def __init__(self: CascadePipeline, *args: Any, **kwargs: Any) -> None:
-        bound = signature.bind(self, *args, **kwargs)
-        bound.apply_defaults()
-        components = {name: part for name, part in bound.arguments.items() if name not in ("self", "stage_defaults")}
-        DiffusionPipeline.__init__(self)
-        self.register_modules(**components)
-        self.register_to_config(stage_defaults=bound.arguments["stage_defaults"])
-
-    __init__.__signature__ = signature
-    __init__.__annotations__ = {p.name: p.annotation for p in signature.parameters.values() if p.name != "self"}
-    __init__.__qualname__, __init__.__module__ = f"{cls.__qualname__}.__init__", cls.__module__
-    return __init__
-
-
-def _caller(cls: type[CascadePipeline]) -> Callable[..., Any]:
-    """`__call__` with the embeddings of every reader among its arguments, by name and in the docstring."""
-    general = inspect.signature(CascadePipeline.__call__)
-    ends = {
-        "prompt_embeds": "(prompts, tokens, width), from `pipe.{stage}.encode_prompt`; needed with `prompt_embeds`.",
-        "negative_prompt_embeds": "likewise, (prompts, tokens, width), of the negative prompts.",
-    }
-    told: dict[str, str] = {}
-    for reader in cls.readers[1:]:
-        stage = next(rung.name for rung in cls.rungs if rung.reader == reader)
-        told |= {f"{reader}{end}": text.format(stage=stage) for end, text in ends.items()}
-    embeds = general.parameters["prompt_embeds"]
-    own = [embeds.replace(name=name, kind=inspect.Parameter.KEYWORD_ONLY) for name in told]
-    kept = [p for p in general.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-
-    def __call__(self: CascadePipeline, *args: Any, **kwargs: Any) -> VideoPipelineOutput | tuple:
-        return CascadePipeline.__call__(self, *args, **kwargs)
-
-    doc = inspect.cleandoc(CascadePipeline.__call__.__doc__ or "")
-    before, after = doc[: doc.index("    embeds: ")], doc[doc.index("\nReturns:") :]
-    __call__.__doc__ = before + "".join(f"    {name}: {text}\n" for name, text in told.items()) + after
-    __call__.__signature__ = general.replace(parameters=[*kept, *own])
-    __call__.__qualname__, __call__.__module__ = f"{cls.__qualname__}.__call__", cls.__module__
-    return __call__
