@@ -98,8 +98,10 @@ def test_results_have_shapes_and_errors_are_told(path):
     documented = sections(entry)
     returns = str(entry.returns)
     if returns != "None":
-        assert "returns" in documented, f"{path} returns {returns} and does not say what that is"
-        text = " ".join(f"{each.annotation} {each.description}" for each in documented["returns"])
+        assert {"returns", "yields"} & set(documented), f"{path} returns {returns} and does not say what that is"
+        text = " ".join(
+            f"{each.annotation} {each.description}" for each in documented.get("returns") or documented["yields"]
+        )
         if SHAPED.search(returns):
             assert SHAPE.search(text), f"{path} lacks the shape of what it returns: {text}"
         if "VideoPipelineOutput" in returns:

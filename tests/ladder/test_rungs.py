@@ -126,7 +126,9 @@ def test_a_shared_network_has_its_adapter_once(pipe, expected, tmp_path):
 
     adapted = pipeline()
     torch.manual_seed(0)
-    adapted.between_unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    adapted.between_unet.add_adapter(
+        LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    )
     frames = run(adapted).frames
     assert max_difference(frames, expected) > 1e-3
     layers = get_peft_model_state_dict(adapted.between_unet)

@@ -307,7 +307,7 @@ def prepare(
     dry_run: bool = False,
     echo: Callable[[str], None] = print,
 ) -> Callable[[], None]:
-    """Check everything that can be checked before the first training; what is returned trains, or only tells.
+    """Check everything that can be checked before the first training.
 
     Args:
         name: a plan: its name in the package (`tiny`), or a YAML file.
@@ -317,6 +317,9 @@ def prepare(
         scale: of every training's steps, which are at least one.
         dry_run: say what would be trained.
         echo: where lines for the user go.
+
+    Returns:
+        What trains, or with `dry_run` only tells.
 
     Raises:
         ConfigError: one that names the part, the key, what is allowed, and the value.

@@ -49,6 +49,7 @@ class Show1ModularPipeline(CascadeModularPipeline):
     Args:
         blocks: the blocks to run; by default those that the repository names, or `Show1Blocks`.
         pretrained_model_name_or_path: a folder or Hub id that components are loaded from.
+        config_dict: a cascade's index, where it has been read already.
         kwargs: diffusers' own.
     """
 
