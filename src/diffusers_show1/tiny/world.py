@@ -289,7 +289,7 @@ def _path(scene: Scene, times: torch.Tensor) -> torch.Tensor:
     return path
 
 
-def _signed_distance(shape: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def signed_distance(shape: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Signed distance to a shape of radius 1 at the origin; y points down."""
     if shape == "circle":
         return torch.sqrt(x * x + y * y) - 1.0
@@ -345,7 +345,7 @@ def render(
             dx, dy = bent.shift(x, y, clip_times[:, None, None])
             x, y = x + dx / radius, y + dy / radius
         sharpness = radius * scale  # pixels per radius: a distance becomes a coverage over one pixel
-        distance = _signed_distance(scene.attributes.shape, x, y)
+        distance = signed_distance(scene.attributes.shape, x, y)
         inside = (0.5 - distance * sharpness).clamp(0, 1)
         body = (0.5 - (distance + OUTLINE_WIDTH) * sharpness).clamp(0, 1)
         (hx, hy), h_radius, h_amount = HIGHLIGHT
