@@ -694,7 +694,7 @@ for given, change, metadata, says in (
     ),
     ("a matrix that is NaN", lambda a, b: (a * float("nan"), b), {}, "lora_A.weight' must have finite numbers"),
     ("a matrix of truths", lambda a, b: (a > 0, b), {}, "lora_A.weight' must be a tensor of real numbers"),
-    ("a rank of 0", lambda a, b: (a[:0], b[:, :0]), {}, "lora_A.weight' is (0, 32), must be (rank, 32)"),
+    ("a rank of 0", lambda a, b: (a[:0], b), {}, "lora_A.weight' is (0, 32), must be (rank, 32)"),
     ("`lora_alpha` of 400 digits", None, {"lora_alpha": 10**400}, "`lora_alpha` of the adapter must be a number in"),
     (
         "`lora_alpha` that is NaN",
