@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from diffusers_show1 import TINY_PATH
-from diffusers_show1.runs.machine import folder_identity, model_identity
 from diffusers_show1.hub.recognise import load_cascade
+from diffusers_show1.runs.machine import folder_identity, model_identity
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def expected(pipe):
     return run(pipe).frames
 
 
-# --- what is read off the rungs ---------------------------------------------------------------------------------------
+# --- what is read off the rungs --------------------------------------------------------------------------------------
 
 
 def test_parts_of_a_rung():
@@ -105,7 +105,7 @@ def test_network_calls_are_those_that_are_made(pipe):
     assert (len(frames), len(between), len(upscale)) == (4, 3, 4)
 
 
-# --- one network under two rungs --------------------------------------------------------------------------------------
+# --- one network under two rungs -------------------------------------------------------------------------------------
 
 
 def test_a_shared_network_is_saved_once_and_loaded_once(pipe, expected, tmp_path):
@@ -156,7 +156,7 @@ def test_from_stages_takes_a_shared_network_from_the_first(expected):
         ToyCascadePipeline.from_stages(**{name: part for name, part in parts.items() if name != "between2"})
 
 
-# --- what is handed over ----------------------------------------------------------------------------------------------
+# --- what is handed over ---------------------------------------------------------------------------------------------
 
 
 class Decoded:
@@ -221,7 +221,7 @@ def test_a_rung_may_take_latents_as_they_are():
     assert torch.equal(given.video, run(pipe, stop_after="frames", output_type="latent").frames)
 
 
-# --- views ------------------------------------------------------------------------------------------------------------
+# --- views -----------------------------------------------------------------------------------------------------------
 
 
 def test_views_are_built_once(pipe):
@@ -246,7 +246,7 @@ def test_what_is_set_on_one_is_set_on_the_other():
         pipe.scheduler = scheduler
 
 
-# --- calls ------------------------------------------------------------------------------------------------------------
+# --- calls -----------------------------------------------------------------------------------------------------------
 
 
 def test_two_prompts_with_two_generators(pipe):

@@ -189,9 +189,9 @@ def fit_shape(masks: torch.Tensor, shape: str, rim: float = 0.0) -> tuple[torch.
     crops, x, y = _crops(masks)
     place = _moments(crops, x, y) / torch.tensor([1.0, 1.0, *_unit_spread(shape, rim)])
     stride = max(1, round(crops.shape[-1] / CROP_SIZE))
-    coarse = [F.avg_pool2d(values, stride) for values in (crops, x.expand_as(crops), y.expand_as(crops))]
-    place = _refined(place, *coarse, shape, rim, soft=2.0 * stride, steps=6)
-    place = _refined(place, *coarse, shape, rim, soft=1.0 * stride, steps=6)
+    small, sx, sy = (F.avg_pool2d(values, stride) for values in (crops, x.expand_as(crops), y.expand_as(crops)))
+    place = _refined(place, small, sx, sy, shape, rim, soft=2.0 * stride, steps=6)
+    place = _refined(place, small, sx, sy, shape, rim, soft=1.0 * stride, steps=6)
     place = _refined(place, crops, x, y, shape, rim, soft=1.0, steps=4)
     drawn, inside = _covered(place, shape, rim, x, y, 1.0) >= 0.5, crops >= 0.5
     return (drawn & inside).sum(dim=(1, 2)) / (drawn | inside).sum(dim=(1, 2)), place
