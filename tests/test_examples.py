@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from diffusers_show1 import read_video
+from diffusers_show1 import read_fps, read_video, save_video
 from diffusers_show1.evaluation import read_clip
 from diffusers_show1.evaluation.scorer import object_mask, read_background
 from diffusers_show1.tiny import world
@@ -111,12 +111,11 @@ def test_video_to_video(run, tmp_path):
     assert psnr(video, truth) > psnr(enlarged, truth) + 1  # it adds detail that is right
     assert all(shows(video, "a green circle growing on a pink background")[:3])
 
-    # any file, any size
+    # any file, any size, any rate
     grey = np.linspace(40, 200, 3 * 50 * 70 * 3).reshape(3, 50, 70, 3).astype(np.uint8)
-    (tmp_path / "mine").mkdir()
-    for i, frame in enumerate(grey):
-        Image.fromarray(frame).save(tmp_path / "mine" / f"{i:03d}.png")
-    assert "3 frames: 50x70 became 128x192" in run("video_to_video.py", "mine", "a gray background")
+    save_video(grey, tmp_path / "mine.gif", fps=12)
+    assert "3 frames: 50x70 became 128x192" in run("video_to_video.py", "mine.gif", "a gray background")
+    assert [read_fps(tmp_path / name) for name in ("source.webp", "out.webp")] == [12, 12]
 
 
 def test_refine_another_pipeline(run):

@@ -2,6 +2,7 @@
 """Pictures of stages beside each other: each frame stands where it should, and the command reads jobs and clips."""
 
 import os
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -238,26 +239,74 @@ def test_the_summary_has_a_line_for_each_stage():
     ]
 
 
-@given(st.floats(0, 1))
-def test_the_scale_of_a_plot_fits(value):
-    top = plots.round_up(value)
-    assert value <= top <= max(2.5 * value, 0.005)
-    assert f"{top:.0e}"[0] in "125"
+def plotted(stages: dict[str, np.ndarray]) -> list[list]:
+    """The plots of `frame_plots`, row by row."""
+    return [list(row.axes) for row in plots.figure_of(stages).subfigs]
 
 
-def test_plots_are_drawn_at_their_values():
-    """Means 1, 0.5 and 0: lines at the top, in the middle and at the bottom; a short clip leaves its plots empty."""
+def test_plots_show_the_statistics_each_at_its_frame():
+    """Means 1, 0 and 0.5 as three lines; a short clip leaves the plots empty that need more frames."""
     flat = np.broadcast_to(np.array([255, 0, 127], np.uint8), (40, 4, 4, 3))
-    picture = np.asarray(frame_plots({"long": flat, "short": flat[:1]}))
-    left, top = plots.LEFT, 2 * layout.LINE + layout.GAP
-    area = picture[top : top + plots.HEIGHT, left : left + plots.WIDTH]
-    for key, part in (("red", 1), ("green", 0), ("blue", 127 / 255)):
-        color = np.array(ImageColor.getrgb(plots.COLORS[key]))
-        rows = np.flatnonzero((np.abs(area.astype(int) - color).max(axis=-1) < 40).sum(axis=1) > plots.WIDTH / 2)
-        assert rows.mean() == pytest.approx(plots.EDGE + (1 - part) * (plots.HEIGHT - 2 * plots.EDGE), abs=1)
-    dark = (picture[:, left + plots.WIDTH + plots.RIGHT + plots.LEFT :] < 100).all(axis=-1).any(axis=1)
-    assert dark[: picture.shape[0] // 2].any()  # of the long clip: a line at nought
-    assert not dark[picture.shape[0] // 2 + layout.LINE :].any()
+    long, short = plotted({"long": flat, "short": flat[:1]})
+    colors = plots.PANELS["mean of each channel"].values()
+    for line, color, part in zip(long[0].lines, colors, (1, 0, 127 / 255), strict=True):
+        assert line.get_color() == color
+        np.testing.assert_array_equal(line.get_xdata(), np.arange(40))
+        assert line.get_ydata() == pytest.approx(np.full(40, part))
+    assert [len(plot.lines[0].get_xdata()) for plot in short] == [1, 0, 0]
+    clip = moving(9)
+    numbers = frame_statistics(clip)
+    ((_, difference, jumps),) = plotted({"a": clip})
+    np.testing.assert_array_equal(difference.lines[0].get_xdata(), np.arange(1, 9))
+    np.testing.assert_array_equal(difference.lines[0].get_ydata(), numbers["difference"])
+    np.testing.assert_array_equal(jumps.lines[0].get_xdata(), np.arange(1, 8))
+    np.testing.assert_array_equal(jumps.lines[0].get_ydata(), numbers["flicker"])
+
+
+@settings(max_examples=15, deadline=None)
+@given(ladders)
+def test_the_scale_of_a_plot_fits(stages):
+    """All that is drawn is inside; columns stand above each other, with one scale where frames are equally many."""
+    rows = plotted(stages)
+    for row, clip in zip(rows, stages.values(), strict=True):
+        for place, plot in enumerate(row):
+            assert plot.get_position().bounds == rows[0][place].get_position().bounds
+            low, high = plot.get_ylim()
+            for line in plot.lines:
+                assert all(low < value < high for value in line.get_ydata())
+                assert all(plot.get_xlim()[0] < frame < plot.get_xlim()[1] for frame in line.get_xdata())
+        for other, also in zip(rows, stages.values(), strict=True):
+            if len(also) == len(clip):
+                assert [plot.get_ylim() for plot in row] == [plot.get_ylim() for plot in other]
+
+
+def test_plots_are_drawn_in_their_colours_and_change_no_setting():
+    import matplotlib
+
+    before, pyplot = dict(matplotlib.rcParams), "matplotlib.pyplot" in sys.modules
+    picture = np.asarray(frame_plots({"noise": moving(50), "again": moving(9)}))
+    assert picture.shape == (round(200 * plots.HEIGHT), round(100 * plots.WIDTH), 3)
+    assert dict(matplotlib.rcParams) == before
+    assert ("matplotlib.pyplot" in sys.modules) == pyplot
+    for half in np.split(picture.astype(int), 2):
+        for colors in plots.PANELS.values():
+            for color in colors.values():
+                assert (np.abs(half - ImageColor.getrgb(color)).max(axis=-1) < 40).sum() > 100
+
+
+def test_without_matplotlib_everything_else_is_made(tmp_path, monkeypatch, capsys):
+    for name in ("matplotlib", "matplotlib.style", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+        monkeypatch.setitem(sys.modules, name, None)
+    message = "plots need the package `matplotlib`: pip install 'diffusers-show1[inspect]'"
+    with pytest.raises(ImportError) as caught:
+        frame_plots({"a": numbered(2)})
+    assert str(caught.value) == message
+    save_video(numbered(3), tmp_path / "a.webp")
+    assert run(tmp_path / "a.webp") == 0
+    streams = capsys.readouterr()
+    assert streams.err == f"show1: there is no frames.png: {message}\n"
+    assert streams.out.splitlines()[-1].endswith("a-inspect: sheet.png, slice.png, stages.mp4")
+    assert sorted(path.name for path in (tmp_path / "a-inspect").iterdir()) == ["sheet.png", "slice.png", "stages.mp4"]
 
 
 # --- the command --------------------------------------------------------------------------------------------------

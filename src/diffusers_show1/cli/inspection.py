@@ -70,9 +70,12 @@ def inspect(
             refuse("JOB-OR-VIDEO", str(path), "a clip that can be read", error)
     pictures = {
         "sheet.png": contact_sheet(stages, columns, height),
-        "frames.png": frame_plots(stages),
         "slice.png": temporal_slices(stages, row, column, height),
     }
+    try:
+        pictures["frames.png"] = frame_plots(stages)
+    except ImportError as error:
+        typer.echo(f"show1: there is no frames.png: {error}", err=True)
     try:
         for name, picture in pictures.items():
             with replacing(folder / name) as made:
@@ -81,7 +84,7 @@ def inspect(
     except OSError as error:
         raise Failed(error) from error
     say(summary(stages))
-    say(f"{folder}: {', '.join(FILES)}")
+    say(f"{folder}: {', '.join(name for name in FILES if name in pictures or name == 'stages.mp4')}")
 
 
 def find_clips(sources: list[str]) -> dict[str, Path]:

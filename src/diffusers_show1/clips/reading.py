@@ -64,7 +64,9 @@ def read_fps(path: str | os.PathLike[str]) -> float | None:
         a folder of frames or a picture, which have none.
 
     Raises:
-        FileNotFoundError, ValueError, OSError: as `read_video`.
+        FileNotFoundError: there is nothing at `path`.
+        ValueError: there is no video in it, it is damaged, or larger than `read_video` allows.
+        OSError: the file system refuses to read it.
     """
     source = _existing(path)
     if source.is_dir():

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..clips.arrays import from_model_space, to_model_space
 from ..clips.frames import to_uint8
 
 
@@ -38,8 +39,6 @@ def as_clips(stages: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def _as_clip(frames: Any, name: str) -> np.ndarray:
     if isinstance(frames, np.ndarray) and frames.ndim == 4 and frames.dtype == np.uint8:
         return to_uint8(frames)
-    from ..clips.arrays import from_model_space, to_model_space
-
     video = to_model_space(frames, name=name)
     if len(video) > 1:
         raise ValueError(f"`{name}` must be one video, got a batch of {len(video)}: choose one of them.")

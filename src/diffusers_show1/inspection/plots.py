@@ -3,27 +3,35 @@
 
 from __future__ import annotations
 
-import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from .layout import FAINT, GAP, INK, LINE, PAGE, as_clips, caption, font, plain, text_width, write
+from ..clips.metrics import flicker
+from ..clips.words import shorten
+from .layout import FAINT, INK, PAGE, as_clips, caption, plain
 
 
-WIDTH, HEIGHT = 300, 110  # of one plot's area
-LEFT, RIGHT = 44, 14  # room for numbers beside it
-EDGE = 6  # room for the first and last points within it
-SHARP = 3  # lines are drawn so many times as large, then reduced
-GRID, FIELD = "#dcdcd8", "#ffffff"
-COLORS = {"red": "#d1352b", "green": "#2f9e44", "blue": "#2b6cb0", "difference": INK, "flicker": INK}
-PANELS = {
-    "mean of each channel": ("red", "green", "blue"),
-    "difference from the frame before": ("difference",),
-    "flicker": ("flicker",),
+PANELS = {  # a line for each key of `frame_statistics`, and its colour
+    "mean of each channel": {"red": "#d1352b", "green": "#2f9e44", "blue": "#2b6cb0"},
+    "difference from the frame before": {"difference": INK},
+    "flicker": {"flicker": INK},
 }
+PALE = "#c9c9c4"
+STYLE = {
+    **{"axes.edgecolor": PALE, "axes.spines.right": False, "axes.spines.top": False},
+    **{"axes.titlecolor": FAINT, "axes.titlelocation": "left", "axes.titlesize": 8},
+    **{"axes.grid": True, "axes.grid.axis": "y", "grid.color": "#e6e6e2"},
+    **{"figure.facecolor": PAGE, "font.size": 8, "lines.markersize": 3.5, "text.color": INK},
+    **{"xtick.color": PALE, "xtick.labelcolor": FAINT},
+    **{"ytick.color": PALE, "ytick.labelcolor": FAINT, "ytick.major.size": 0},
+}
+WIDTH, HEIGHT = 10.4, 1.9  # of a stage, in inches of 100 pixels
+# The same in all rows, whatever numbers stand beside the plots: moments stand above each other.
+PLACES = {"left": 0.042, "right": 0.988, "top": 0.76, "bottom": 0.15, "wspace": 0.16}
 
 
 def frame_statistics(frames: Any) -> dict[str, np.ndarray]:
@@ -42,8 +50,6 @@ def frame_statistics(frames: Any) -> dict[str, np.ndarray]:
         ValueError: frames in no known form.
     """
     import torch
-
-    from ..clips.metrics import flicker
 
     clip = as_clips({"frames": frames})["frames"]
 
@@ -84,7 +90,7 @@ def summary(stages: Mapping[str, Any]) -> str:
 
 
 def frame_plots(stages: Mapping[str, Any]) -> Image.Image:
-    """A row for each stage, and in it the numbers of `frame_statistics` over its frames.
+    """A row for each stage, and in it the numbers of `frame_statistics` over its frames, drawn by matplotlib.
 
     The same moment stands at the same place in all plots. Those of one column have the same scale where stages have
     equally many frames: keyframes differ more, as there is more time from one to the next.
@@ -98,60 +104,43 @@ def frame_plots(stages: Mapping[str, Any]) -> Image.Image:
     Raises:
         TypeError: something that is no frames.
         ValueError: frames in no known form.
+        ImportError: matplotlib is not installed.
     """
+    canvas = figure_of(stages).canvas
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a file's name may be in any script
+        canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+
+def figure_of(stages: Mapping[str, Any]) -> Any:
+    """The same as a figure of matplotlib, of which `pyplot` knows nothing."""
+    try:
+        from matplotlib import style
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plots need the package `matplotlib`: pip install 'diffusers-show1[inspect]'") from error
     clips = as_clips(stages)
     numbers = {name: frame_statistics(clip) for name, clip in clips.items()}
-    captions = {name: caption(name, clip) for name, clip in clips.items()}
-    cell, line = LEFT + WIDTH + RIGHT, LINE + GAP + HEIGHT + LINE + GAP
-    width = max(cell * len(PANELS), *(text_width(words) + 2 * GAP for words in captions.values()))
-    page = Image.new("RGB", (width, LINE + line * len(clips)), PAGE)
-    draw = ImageDraw.Draw(page)
-    for row, name in enumerate(clips):
-        write(draw, GAP, LINE + row * line, captions[name])
-    for panel, (title, keys) in enumerate(PANELS.items()):
-        left = LEFT + panel * cell
-        write(draw, left, 0, title, FAINT)
-        for row, (name, clip) in enumerate(clips.items()):
+    with style.context(["default", STYLE]):
+        figure = Figure((WIDTH, HEIGHT * len(clips)), 100)
+        FigureCanvasAgg(figure)
+        rows = figure.subfigures(len(clips), 1, squeeze=False)[:, 0]
+        for (name, clip), row in zip(clips.items(), rows, strict=True):
+            row.suptitle(shorten(caption(name, clip), 100), x=0.008, y=0.98, ha="left", fontsize=10, parse_math=False)
             alike = [numbers[other] for other in clips if len(clips[other]) == len(clip)]
-            top_value = 1.0 if panel == 0 else round_up(max(n[key].max(initial=0) for n in alike for key in keys))
-            top = LINE + row * line + LINE + GAP
-            _plot(page, left, top, {key: numbers[name][key] for key in keys}, top_value, len(clip))
-    return page
-
-
-def round_up(value: float) -> float:
-    """The next of 1, 2, 5 times a power of ten, from the least that eight bits tell apart."""
-    value = max(value, 1 / 255)
-    power = 10.0 ** math.floor(math.log10(value))
-    return next((step * power for step in (1, 2, 5) if step * power >= value), 10 * power)
-
-
-def _plot(
-    page: Image.Image, left: int, top: int, lines: Mapping[str, np.ndarray], top_value: float, count: int
-) -> None:
-    """One plot, its area at (left, top). A line of n values belongs to the frames from `(count - n + 1) // 2` on."""
-    area = Image.new("RGB", (WIDTH * SHARP, HEIGHT * SHARP), FIELD)
-    draw, labels = ImageDraw.Draw(area), ImageDraw.Draw(page)
-
-    def place(frame: float, value: float) -> tuple[float, float]:
-        across = EDGE + frame / max(count - 1, 1) * (WIDTH - 2 * EDGE)
-        return across * SHARP, (HEIGHT - EDGE - value / top_value * (HEIGHT - 2 * EDGE)) * SHARP
-
-    for part in (0, 0.5, 1):
-        height = place(0, part * top_value)[1]
-        draw.line([(0, height), (area.width, height)], fill=GRID, width=SHARP)
-        words = f"{part * top_value:g}"
-        labels.text((left - 6, top + height / SHARP), words, fill=FAINT, font=font(11), anchor="rm")
-    for key, values in lines.items():
-        first = (count - len(values) + 1) // 2
-        points = [place(first + i, value) for i, value in enumerate(values)]
-        if len(points) > 1:
-            draw.line(points, fill=COLORS[key], width=2 * SHARP, joint="curve")
-        if len(points) * 8 <= WIDTH:
-            for x, y in points:
-                radius = 2.5 * SHARP
-                draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=COLORS[key])
-    page.paste(area.resize((WIDTH, HEIGHT), Image.Resampling.BOX), (left, top))
-    for frame in {0, count - 1}:
-        across = left + place(frame, 0)[0] / SHARP
-        labels.text((across, top + HEIGHT + 3), str(frame), fill=FAINT, font=font(11), anchor="mt")
+            places, last = row.subplots(1, len(PANELS), gridspec_kw=PLACES), max(len(clip) - 1, 1)
+            for plot, (title, lines) in zip(places, PANELS.items(), strict=True):
+                for number, (key, color) in enumerate(lines.items()):
+                    values = numbers[name][key]
+                    first = (len(clip) - len(values) + 1) // 2  # the frame that the first of them belongs to
+                    # Those below are a little wider: where channels are equal, all of them are seen.
+                    width = 0.6 + 0.9 * (len(lines) - number)
+                    marker = "o" if len(lines) == 1 and last < 40 or len(values) == 1 else None
+                    plot.plot(range(first, first + len(values)), values, color=color, lw=width, marker=marker)
+                most = 1.0 if len(lines) > 1 else max(n[key].max(initial=1 / 255) for n in alike for key in lines)
+                plot.set(title=title, xlim=(-0.03 * last, 1.03 * last), ylim=(-0.07 * most, 1.07 * most))
+                plot.set_xticks([0, len(clip) - 1])
+                plot.locator_params(axis="y", nbins=3)
+    return figure
