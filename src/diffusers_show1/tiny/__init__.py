@@ -4,6 +4,7 @@
 from pathlib import Path
 
 
-TINY_PATH = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parent / "weights"  # a folder for each family
+TINY_PATH = WEIGHTS / "show1"
 
-__all__ = ["TINY_PATH"]
+__all__ = ["TINY_PATH", "WEIGHTS"]
