@@ -67,7 +67,7 @@ def test_the_wheel_holds_every_file_of_the_package(wheel):
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert expected - shipped == set()
-    assert Path("diffusers_show1/tiny/weights/model_index.json") in shipped
+    assert Path("diffusers_show1/tiny/weights/show1/model_index.json") in shipped
 
 
 def test_the_wheel_runs_from_anywhere(wheel, tmp_path):
