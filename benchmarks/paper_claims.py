@@ -25,7 +25,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 
 from diffusers_show1 import TINY_PATH, Show1CascadePipeline, Show1UNet3DConditionModel
-from diffusers_show1.evaluation import evaluate_refinement, score_clips
+from diffusers_show1.evaluation import evaluate_stage, score_clips
 from diffusers_show1.evaluation.protocol import held_out_scenes
 from diffusers_show1.learning import objectives
 from diffusers_show1.learning.task import clip_random
@@ -234,7 +234,7 @@ def expert(options: argparse.Namespace) -> dict:
             defaults = {**pipe.config.stage_defaults, "refine": dict(pipe.config.stage_defaults["refine"])}
             defaults["refine"]["strength"] = strength
             pipe.register_to_config(stage_defaults=defaults)
-            result = evaluate_refinement(pipe, count=options.count)
+            result = evaluate_stage(pipe, "refine", options.count, frames=15, made_by="superres", batch_size=1)
             results[f"trained below {most}, strength {strength}"] = str(result)
     return results
 

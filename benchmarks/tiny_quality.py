@@ -18,10 +18,8 @@ from diffusers_show1 import TINY_PATH, Show1CascadePipeline
 from diffusers_show1.evaluation import (
     Baseline,
     Score,
-    evaluate_interpolation,
-    evaluate_keyframes,
-    evaluate_refinement,
-    evaluate_superres,
+    evaluate_first_stage,
+    evaluate_stage,
     make_video,
     read_clip,
     report_videos,
@@ -91,10 +89,14 @@ def main() -> None:
         values = {"value": round(result.stage, 2), "against_value": round(result.trivial, 2)}
         figures.append({"name": name, "unit": "dB", "against": other, **values})
 
-    measured(f"keyframes of {options.count} prompts", evaluate_keyframes(pipe, options.count, options.seed)[0])
-    against("interpolation", "a cross-fade", evaluate_interpolation(pipe, seed=options.seed))
-    against("super-resolution", "bicubic", evaluate_superres(pipe, seed=options.seed))
-    against("refinement", "its input", evaluate_refinement(pipe, seed=options.seed))
+    measured(f"keyframes of {options.count} prompts", evaluate_first_stage(pipe, options.count, options.seed)[0])
+    against("interpolation", "a cross-fade", evaluate_stage(pipe, "interpolation", 24, options.seed))
+    against("super-resolution", "bicubic", evaluate_stage(pipe, "superres", 8, options.seed, frames=15))
+    against(
+        "refinement",
+        "its input",
+        evaluate_stage(pipe, "refine", 6, options.seed, 15, made_by="superres", batch_size=1),
+    )
 
     if options.end_to_end:
         prompts = world.held_out_prompts(options.end_to_end, options.seed)

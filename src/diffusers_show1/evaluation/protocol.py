@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from ..clips.metrics import flicker, psnr
-from ..families.show1.cascade import Show1CascadePipeline
+from ..ladder.cascade import CascadePipeline
 from ..tiny import world
 from .scorer import Score, score_clips, to_scoring_size
 
@@ -55,65 +55,79 @@ def _generators(count: int, seed: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed + index) for index in range(count)]
 
 
-def _run(pipe: Show1CascadePipeline, stage: str, seed: int, prompts: list[str], **inputs) -> torch.Tensor:
+def _run(pipe: CascadePipeline, stage: str, seed: int, prompts: list[str], **inputs) -> torch.Tensor:
     """Call one stage with the recipe's options on a batch of prompts."""
     options = pipe.resolve_options("default", None, None)[stage]
-    return getattr(pipe, stage)(
+    return pipe.stage(stage)(
         prompt=prompts, generator=_generators(len(prompts), seed), output_type="pt", **options, **inputs
     ).frames
 
 
-def evaluate_keyframes(
-    pipe: Show1CascadePipeline, count: int = 96, seed: int = 0, batch_size: int = 24
+def evaluate_first_stage(
+    pipe: CascadePipeline, count: int = 96, seed: int = 0, batch_size: int = 24
 ) -> tuple[Score, torch.Tensor]:
-    """Score of the keyframes (and the keyframes) of `count` held-out prompts."""
+    """Score of what the first stage makes of `count` held-out prompts, and its frames."""
     prompts = world.held_out_prompts(count, seed)
-    frames = torch.cat(
-        [_run(pipe, "base", seed + i, prompts[i : i + batch_size]) for i in range(0, count, batch_size)]
-    )
+    first = pipe.stage_names[0]
+    frames = torch.cat([_run(pipe, first, seed + i, prompts[i : i + batch_size]) for i in range(0, count, batch_size)])
     return score_clips(frames, prompts), frames
 
 
-def evaluate_interpolation(pipe: Show1CascadePipeline, count: int = 24, seed: int = 0) -> Baseline:
-    """From true keyframes: the new frames against the truth, beside a linear cross-fade."""
+def evaluate_stage(
+    pipe: CascadePipeline,
+    name: str,
+    count: int = 8,
+    seed: int = 0,
+    frames: int | None = None,
+    made_by: str | None = None,
+    batch_size: int | None = None,
+) -> Baseline:
+    """A stage that takes frames, from true ones: what it makes against the truth, beside the input enlarged.
+
+    Args:
+        pipe: a cascade of the synthetic world; the stage's input and output are as large as its default recipe says.
+        name: the stage. Where it puts frames between others, these alone are compared, with a linear cross-fade;
+            otherwise all, with bicubic interpolation.
+        count: held-out clips.
+        seed: of clips and noise.
+        frames: of each clip; by default all.
+        made_by: an earlier stage that makes the input from true frames, instead of true frames. Then the stage has to
+            beat its input, resized bilinearly.
+        batch_size: clips at once; by default all.
+
+    Returns:
+        PSNR of both, and flicker.
+    """
+    extents = {rung.name: (given, own) for rung, _, given, own in pipe.run_through(pipe.resolve_options())}
+    given, own = extents[name]
+    source = extents[made_by][0] if made_by else given
+    step = (own.frames - 1) // (given.frames - 1)  # of its output, for one of its input
     scenes = held_out_scenes(count, seed)
-    truth = world.render(scenes, range(world.NUM_FRAMES))
-    keyframes = truth[:, ::4]
-    made = _run(pipe, "interpolation", seed, _captions(scenes), frames=keyframes, input_type="pt")
-    fade = F.interpolate(
-        keyframes.transpose(1, 2), size=truth.shape[1:2] + truth.shape[3:], mode="trilinear", align_corners=True
-    ).transpose(1, 2)
-    new = [time for time in range(world.NUM_FRAMES) if time % 4]
-    return Baseline(
-        psnr(made[:, new], truth[:, new]), psnr(fade[:, new], truth[:, new]), flicker(made) / flicker(truth)
-    )
-
-
-def evaluate_superres(pipe: Show1CascadePipeline, count: int = 8, seed: int = 0, frames: int = 15) -> Baseline:
-    """From true frames at 16 x 24: the output at 64 x 96 against the truth, beside bicubic interpolation."""
-    scenes = held_out_scenes(count, seed)
-    truth = world.render(scenes, range(frames), scale=4)
-    low = F.avg_pool3d(truth, (1, 4, 4))
-    made = _run(pipe, "superres", seed, _captions(scenes), frames=low, input_type="pt")
-    cubic = F.interpolate(low.flatten(0, 1), scale_factor=4, mode="bicubic").unflatten(0, truth.shape[:2])
-    return Baseline(psnr(made, truth), psnr(cubic, truth), flicker(made) / flicker(truth))
-
-
-def evaluate_refinement(pipe: Show1CascadePipeline, count: int = 6, seed: int = 0, frames: int = 15) -> Baseline:
-    """From the super-resolution stage's output on true low-resolution frames: the refined frames at 128 x 192 against
-    the truth, beside that output resized bilinearly, which is what this stage is given."""
-    scenes = held_out_scenes(count, seed)
-    truth = world.render(scenes, range(frames), scale=8)
-    low = F.avg_pool3d(truth, (1, 8, 8))
-    upscaled = _run(pipe, "superres", seed, _captions(scenes), frames=low, input_type="pt")
-    given = F.interpolate(upscaled.flatten(0, 1), scale_factor=2, mode="bilinear").unflatten(0, truth.shape[:2])
+    times = range(min(own.frames, world.NUM_FRAMES) if frames is None else frames)
+    truth = world.render(scenes, times, scale=own.height // world.HEIGHT)
+    shrink = own.height // source.height
+    inputs = F.avg_pool3d(truth[:, ::step], (1, shrink, shrink))
+    if made_by is not None:
+        inputs = _run(pipe, made_by, seed, _captions(scenes), frames=inputs, input_type="pt")
+    parts = range(0, count, batch_size or count)
     made = torch.cat(
         [
-            _run(pipe, "refine", seed + i, _captions(scenes[i : i + 1]), frames=upscaled[i : i + 1], input_type="pt")
-            for i in range(count)
+            _run(pipe, name, seed + i, _captions(scenes[part]), frames=inputs[part], input_type="pt")
+            for i in parts
+            for part in [slice(i, i + parts.step)]
         ]
     )
-    return Baseline(psnr(made, truth), psnr(given, truth), flicker(made) / flicker(truth))
+    size = truth.shape[-2:]
+    if step > 1:
+        video = F.interpolate(inputs.transpose(1, 2), (truth.shape[1], *size), mode="trilinear", align_corners=True)
+        trivial = video.transpose(1, 2)
+    else:
+        mode = "bilinear" if made_by else "bicubic"
+        trivial = F.interpolate(inputs.flatten(0, 1), size, mode=mode).unflatten(0, truth.shape[:2])
+    new = [time for time in times if step == 1 or time % step]
+    return Baseline(
+        psnr(made[:, new], truth[:, new]), psnr(trivial[:, new], truth[:, new]), flicker(made) / flicker(truth)
+    )
 
 
 @dataclass(frozen=True)
@@ -124,7 +138,7 @@ class CascadeReport:
     flicker: float
 
 
-def make_video(pipe: Show1CascadePipeline, prompt: str, seed: int) -> tuple[dict[str, torch.Tensor], float]:
+def make_video(pipe: CascadePipeline, prompt: str, seed: int) -> tuple[dict[str, torch.Tensor], float]:
     """One video with the default recipe: stage -> its keyframes at the scorer's size, and the last stage's flicker."""
     generator = torch.Generator().manual_seed(seed)
     output: Any = pipe(prompt, generator=generator, output_type="pt", return_stages=True)
