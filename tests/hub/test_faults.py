@@ -37,7 +37,7 @@ class BrokenHandler(_Handler):
 
 
 DOORS = """
-import json, time
+import contextlib, io, json, time
 time.sleep = lambda seconds: None  # the client tries again and again, longer and longer after
 from diffusers_show1.hub.convert import convert
 from diffusers_show1.hub.recognise import load_cascade, recognise
@@ -49,6 +49,13 @@ def door(call):
         return {"one line": isinstance(error, (OSError, ValueError)) and len(str(error).splitlines()) == 1,
                 "text": f"{type(error).__name__}: {error}"}
 
+def command(model):
+    from diffusers_show1 import cli
+    with contextlib.redirect_stderr(io.StringIO()) as told:
+        code = cli.main(["generate", "a car", "-o", OUTPUT + "clip.mp4", "--model", model])
+    said = [line for line in told.getvalue().splitlines() if line.startswith("show1:")]
+    return {"one line": code == 2 and len(said) == 1 and "Traceback" not in told.getvalue(), "text": "".join(said)}
+
 report = {}
 for fault in FAULTS:
     index, network = f"{fault}/index", f"{fault}/network"
@@ -57,6 +64,7 @@ for fault in FAULTS:
         continue  # each of its tries takes a second
     report[fault] |= {
         "load": door(lambda: load_cascade(index)),
+        "generate": command(index),
         "convert": door(lambda: convert(index, OUTPUT + fault)),
         "convert network": door(lambda: convert(network, OUTPUT + fault)),
     }
@@ -83,7 +91,11 @@ def report(published, process, tmp_path_factory):
 @pytest.mark.parametrize(
     ("fault", "door"),
     [("silence", "recognise")]
-    + [(fault, door) for fault in ("circle", "half") for door in ("recognise", "load", "convert", "convert network")],
+    + [
+        (fault, door)
+        for fault in ("circle", "half")
+        for door in ("recognise", "load", "generate", "convert", "convert network")
+    ],
 )
 def test_faults_are_one_line(report, fault, door):
     said = report[fault][door]

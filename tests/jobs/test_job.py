@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 
 from diffusers_show1.clips.frames import to_uint8
 from diffusers_show1.clips.reading import read_video
@@ -352,7 +353,7 @@ def test_infinity_that_a_scheduler_would_clip_is_found_too(tmp_path):
 
 def test_the_step_is_the_first_bad_one():
     """Also where the flags are read only after the loop, as on an accelerator."""
-    steps = FiniteSteps("superres", torch.tensor([9, 7, 5]))
+    steps = FiniteSteps("superres", torch.tensor([9, 7, 5]), DDPMScheduler())
     steps._flags = [torch.tensor(True), torch.tensor(False), torch.tensor(False)]
     with pytest.raises(
         FloatingPointError, match=r"stage 'superres': step 2 of 3 \(timestep 7\) .* bfloat16 and float32"

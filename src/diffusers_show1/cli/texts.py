@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from ..runs.settings import DEFAULT_MODEL, models
+from ..families import short_names
+from ..runs.settings import DEFAULT_MODEL
 from ..runs.vocabulary import vocabulary_of
 
 
 def _model() -> str:
     places = {
         name: "published by its authors" if family.short_names[name] is None else "ships with the package"
-        for name, family in models().items()
+        for name, family in short_names().items()
     }
     return ", ".join(f"{name} ({place})" for name, place in places.items()) + ", a folder, or a Hub id (owner/name)"
 

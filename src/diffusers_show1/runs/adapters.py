@@ -52,11 +52,14 @@ def load_adapters(pipe: CascadePipeline, texts: list[str]) -> None:
     Raises:
         BadInput: one can't be found or does not fit, named; none is loaded then.
     """
+    from ..hub.remote import answered
+
     scales: dict[str, float] = {}
     for text in texts:
         adapter, name = read_adapter(text), f"adapter_{len(scales)}"
         try:
-            pipe.load_lora_weights(adapter.source, adapter_name=name, stage=adapter.stage)
+            with answered(adapter.source):
+                pipe.load_lora_weights(adapter.source, adapter_name=name, stage=adapter.stage)
         except (ValueError, OSError) as error:
             pipe.unload_lora_weights()
             raise BadInput(f"--lora must be an adapter that fits, got {text!r} ({error})") from error

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..families import short_names
 from .adapters import load_adapters
 from .refusals import BadInput, refuse
 from .settings import Settings, model_folder
@@ -72,8 +73,6 @@ def model_identity(model: str) -> dict[str, Any]:
 
     A commit stands for the weights too; for a folder their digest does.
     """
-    from ..families import short_names
-
     family = short_names().get(model)
     if family is not None and family.short_names[model] is None:
         return {rung: model_identity(repository.repo_id) for rung, repository in family.published.items()}

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..families import all_families, family_of
+from ..families import all_families, family_of, short_names
 from ..ladder.family import Family
 from .adapters import read_adapter, resolved
 from .refusals import BadInput, one_of, refuse
@@ -162,23 +162,18 @@ def read_prompts(text: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def models() -> dict[str, Family]:
-    """The names that a model may have instead of a folder's or a Hub id, and whose they are."""
-    return {name: family for family in all_families() for name in family.short_names}
-
-
 def check_model(model: str) -> Family | None:
     """The family of the cascade that `model` names, or None where only the Hub knows.
 
     Args:
-        model: one of `models()`, a folder of a cascade, or what has the form of a Hub id.
+        model: one of `short_names()`, a folder of a cascade, or what has the form of a Hub id.
 
     Raises:
         BadInput: it is none of them.
     """
-    allowed = f"{', '.join(models())}, a folder that holds a cascade, or a Hub id (owner/name)"
-    if model in models():
-        return models()[model]
+    allowed = f"{', '.join(short_names())}, a folder that holds a cascade, or a Hub id (owner/name)"
+    if model in short_names():
+        return short_names()[model]
     folder = model_folder(model)
     if folder is not None:
         try:
@@ -240,8 +235,8 @@ def stage_of_size(model: str, stop_after: str | None) -> str:
 
 def model_folder(model: str) -> Path | None:
     """The local folder that `model` names, or None when it is to come from the Hub."""
-    if model in models():
-        return models()[model].short_names[model]
+    if model in short_names():
+        return short_names()[model].short_names[model]
     return Path(model) if os.path.isdir(model) else None
 
 
@@ -281,7 +276,7 @@ def settings_from_flags(flags: dict[str, Any], stages: Sequence[str] = ()) -> li
     given |= {name: flags[name] for name in ("model", "recipe", "device", "dtype") if flags[name] is not None}
     given |= {"num_frames": flags["frames"], "stage_options": options}
     given["lora"] = [resolved(text) for text in flags["lora"] or []]
-    if "model" in given and given["model"] not in models() and model_folder(given["model"]) is not None:
+    if "model" in given and given["model"] not in short_names() and model_folder(given["model"]) is not None:
         given["model"] = str(Path(given["model"]).resolve())  # so that the JSON means the same from another folder
     return [Settings(prompt, seed + index, **given).check() for index, prompt in enumerate(prompts)]
 
