@@ -1414,7 +1414,7 @@ def read_adapter(
         raise ValueError(f"The adapter has keys that match no layer of `{component}`: {some(strangers)}.")
     settings = _checked(metadata or {})
     if lokr:
-        return _lokr(layers, settings)
+        return _lokr(modules, layers, settings)
     for place, parts in layers.items():
         _check_sizes(modules[place], component, parts)
     for place, parts in layers.items():
@@ -1574,7 +1574,14 @@ def _exactly(places: list[str]) -> str:
     return f"^{names}" if len(places) == 1 else f"^(?:{names})"
 
 
-def _lokr(layers: dict[str, Parts], settings: dict[str, Any]) -> Adapter:
+def _factor(parts: dict[str, Tensor], name: str) -> tuple[int, int]:
+    """The shape of a factor, which may be in two parts."""
+    if name in parts:
+        return parts[name].shape[0], parts[name].shape[1]
+    return parts[f"{name}_a"].shape[0], parts[f"{name}_b"].shape[1]
+
+
+def _lokr(modules: dict[str, Any], layers: dict[str, Parts], settings: dict[str, Any]) -> Adapter:
     """LoKr's factors (arXiv:2309.14859, section 3), alpha / rank in the first of them, as diffusers expects it."""
     alpha_of = _of_layers(settings, "alpha", 8, "alpha_pattern") if settings else None
     rank_of = _of_layers(settings, "r", 8, "rank_pattern") if settings else None
@@ -1586,6 +1593,11 @@ def _lokr(layers: dict[str, Parts], settings: dict[str, Any]) -> Adapter:
                 raise ValueError(f"The adapter must have `{factor}`, or its two parts, for `{place}`, got {have}.")
         if strange := [key for part, (key, value) in parts.items() if part != "alpha" and value.ndim < 2]:
             raise ValueError(f"The adapter's LoKr factors must be matrices, got {some(strange)}: {have}.")
+        if isinstance(modules[place], nn.Linear):
+            sides = [_factor({part: value for part, (_, value) in parts.items()}, f"lokr_w{i}") for i in (1, 2)]
+            made = tuple(math.prod(side) for side in zip(*sides, strict=True))
+            if made != (wanted := (modules[place].out_features, modules[place].in_features)):
+                raise ValueError(f"The adapter's LoKr factors for `{place}` must make {wanted}, got {made} of {have}.")
         scale = 1.0
         inner = next((parts[part][1].shape[0] for part in ("lokr_w2_b", "lokr_w1_b") if part in parts), None)
         if "alpha" in parts:  # LyCORIS: of use only where there is a rank

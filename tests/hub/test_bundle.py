@@ -38,7 +38,7 @@ from . import sibling
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 BUNDLES = sorted(PIPELINES.glob("*.py"))
 PUBLISHED = Path(__file__).parent / "published"
-REPOSITORIES = {repository.name: repository for repository in bundle.repositories()}
+REPOSITORIES = {repository.name: repository for repository in bundle.own_repositories()}
 PROMPT = "a red circle moving right"
 COMMIT = "c0ffee" + "0" * 34
 
@@ -507,7 +507,7 @@ def sibling_pipe(added):
 
 def test_templates_of_a_family_that_was_added(added):
     """Two networks, one of which two rungs share; what the signatures leave open the entry says."""
-    files = bundle.all_files()
+    files = bundle.all_files([*bundle.own_repositories(), *(bundle.Repository(added, p) for p in added.pipelines)])
     manifest = json.loads(files["manifest.json"])
     assert set(manifest) - set(REPOSITORIES) == {"a-sibling", "a-sibling-first", "a-sibling-second"}
     assert manifest["a-sibling"]["files"] == {
@@ -527,6 +527,18 @@ def test_templates_of_a_family_that_was_added(added):
     assert second["files"]["unet/interpolator_sibling.py"] == "interpolator_sibling.py"
     # what the others are made of did not change
     assert {name: files[name] for name in (path.name for path in BUNDLES)} == {p.name: p.read_text() for p in BUNDLES}
+
+
+def test_pipelines_hold_our_own_families_only(added):
+    assert bundle.stale_files(PIPELINES) == []
+
+
+def test_one_name_for_two_classes(added):
+    """The later file would take the earlier one's place."""
+    family = dataclasses.replace(added, bundles={**added.bundles, "SiblingInterpolator": "unet_sibling"})
+    families._added[family.name] = family
+    with pytest.raises(ValueError, match="`bundles` must give each class a name of its own, got 'unet_sibling' twice"):
+        bundle.all_files([bundle.Repository(family, p) for p in added.pipelines])
 
 
 def test_open_components_are_told(added):
