@@ -78,7 +78,7 @@ class TestShow1RefinementLora(Show1RefinementPipelineTesterConfig, LoraTesterMix
         adapted.save_lora_weights(tmp_path, unet_lora_layers=get_peft_model_state_dict(adapted.unet, adapter_name="a"))
         folder = MODELS / FOLDERS["refine"]
         published = Show1RefinementPipeline.from_pretrained(folder, dtype=torch.float32)
-        with pytest.raises(ValueError, match=r"Show1UNet3DConditionModel.from_pretrained\(.*, subfolder='unet'\)"):
+        with pytest.raises(ValueError, match=r"CLASS.from_pretrained\(.*, subfolder='unet'\)"):
             published.load_lora_weights(tmp_path)
         unet = Show1UNet3DConditionModel.from_pretrained(folder, subfolder="unet")
         pipe = Show1RefinementPipeline.from_pretrained(folder, unet=unet, dtype=torch.float32)
