@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from diffusers_show1.ladder.family import Family
 
 
@@ -29,4 +31,15 @@ FAMILY = Family(
         "upscale": "ToyUpscalePipeline",
     },
     blocks=("ToyBlocks", "ToyModularPipeline"),
+    checkpoints="checkpoints",
+    tasks="tasks",
+    recipes=Path(__file__).parent / "recipes",
+    cards="cards",
+    bundles={
+        "ToyUNet": "unet_toy",
+        "ToyFramesPipeline": "pipeline_toy_frames",
+        "ToyBetweenPipeline": "pipeline_toy_between",
+        "ToyUpscalePipeline": "pipeline_toy_upscale",
+        "ToyCascadePipeline": "pipeline_toy",
+    },
 )

@@ -36,11 +36,11 @@ def blocks_of(
 ) -> dict[str, type[Any]]:
     """The blocks of a cascade: its rungs, its text encoders, what is before and behind them, and all in a row.
 
-    A class is called by the cascade's name and what it does. Of a `ToyCascadePipeline` with a rung of the class
-    `ToyFramesPipeline`: `ToyInputStep`, `ToyTextEncoderStep`, `ToyFramesStep`, `ToyDecodeStep`, `ToyBlocks`. Two rungs
+    A class is called by the cascade's name and what it does. Of a `MyCascadePipeline` with a rung of the class
+    `MyFramesPipeline`: `MyInputStep`, `MyTextEncoderStep`, `MyFramesStep`, `MyDecodeStep`, `MyBlocks`. Two rungs
     of one class go by their own names. Latents before a rung that takes pixels have a block in between
-    (`ToyFramesPixelsStep`). Where a given video can stand in the place of all stages but the last, there are
-    `ToyVideoInputStep`, `ToyPixelBlocks`, which are those stages, and `ToySourceStep`, which is the one or the other.
+    (`MyFramesPixelsStep`). Where a given video can stand in the place of all stages but the last, there are
+    `MyVideoInputStep`, `MyPixelBlocks`, which are those stages, and `MySourceStep`, which is the one or the other.
 
     Args:
         cascade: the class.
