@@ -153,7 +153,9 @@ def test_remote_code_needs_no_package(folder, expected, tmp_path):
         f"torch.save(pipe(**call).frames, {str(tmp_path / 'frames.pt')!r})\n"
     )
     environment = {**os.environ, "HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": ""}
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert max_difference(torch.load(tmp_path / "frames.pt"), expected) < 1e-5
 

@@ -49,13 +49,17 @@ def test_the_blocks():
     names = list(ToyBlocks().get_workflow("text2video").sub_blocks)
     stages = ["frames.frames", "frames.frames_pixels", "frames.between", "frames.between2"]
     assert names == ["input", "text_encoder", *stages, "upscale", "decode"]
-    assert list(ToyBlocks().get_workflow("video2video").sub_blocks) == [
-        "input",
-        "text_encoder",
-        "frames.video",
-        "upscale",
-        "decode",
-    ] or "frames" in ToyBlocks().get_workflow("video2video").sub_blocks
+    assert (
+        list(ToyBlocks().get_workflow("video2video").sub_blocks)
+        == [
+            "input",
+            "text_encoder",
+            "frames.video",
+            "upscale",
+            "decode",
+        ]
+        or "frames" in ToyBlocks().get_workflow("video2video").sub_blocks
+    )
 
 
 @pytest.mark.parametrize("call", [{}, {"num_frames": 4, "num_videos_per_prompt": 2}, {"recipe": "fast"}], ids=str)
