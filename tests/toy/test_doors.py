@@ -64,7 +64,7 @@ def hub():
         yield hub
 
 
-# --- loading ----------------------------------------------------------------------------------------------------------
+# --- loading ---------------------------------------------------------------------------------------------------------
 
 
 def test_loading(folder, expected):
@@ -77,7 +77,7 @@ def test_loading(folder, expected):
     assert type(AutoModel.from_pretrained(str(folder), subfolder="between_unet")) is ToyUNet
 
 
-# --- the command, jobs ------------------------------------------------------------------------------------------------
+# --- the command, jobs -----------------------------------------------------------------------------------------------
 
 
 def test_generate(folder, tmp_path, capsys):
@@ -114,7 +114,7 @@ def test_a_job_is_stopped_and_gone_on_with(expected, tmp_path):
     assert max_difference(whole, expected) < 1e-5
 
 
-# --- the Hub ----------------------------------------------------------------------------------------------------------
+# --- the Hub ---------------------------------------------------------------------------------------------------------
 
 
 def test_published_and_loaded_from_the_hub(folder, hub, expected, tmp_path):
@@ -176,7 +176,7 @@ def test_an_original_checkpoint_becomes_a_network(tmp_path):
     assert all(torch.equal(weight, unet.state_dict()[name]) for name, weight in made.state_dict().items())
 
 
-# --- training, evaluation, the page -----------------------------------------------------------------------------------
+# --- training, evaluation, the page ----------------------------------------------------------------------------------
 
 
 def test_training(folder, tmp_path):

@@ -97,10 +97,15 @@ def evaluate_stage(
 
     Returns:
         PSNR of both, and flicker.
+
+    Raises:
+        ValueError: the stage, or the one that makes its input, takes no frames.
     """
     extents = {rung.name: (given, own) for rung, _, given, own in pipe.run_through(pipe.resolve_options())}
     given, own = extents[name]
     source = extents[made_by][0] if made_by else given
+    if given is None or source is None:
+        raise ValueError(f"`name` and `made_by` must be stages that take frames, got {name!r} and {made_by!r}.")
     step = (own.frames - 1) // (given.frames - 1)  # of its output, for one of its input
     scenes = held_out_scenes(count, seed)
     times = range(min(own.frames, world.NUM_FRAMES) if frames is None else frames)
