@@ -20,6 +20,7 @@ from .small import NETWORK, recipe
 
 
 SMALL = ["run.batch_size=1", "validation.clips=1", "validation.prompts=[]"]
+SMALL += [f"{part}:validation.options.num_inference_steps=1" for part in ("keyframes", "detail")]
 
 
 def silent(_line: str) -> None:
@@ -74,12 +75,13 @@ def test_the_tiny_cascade_from_nothing(tmp_path):
 
 
 def test_what_the_plan_changes_in_its_recipes(tmp_path):
-    shop = Workshop(load_plan("tiny"), tmp_path, ("run.keep=7",), scale=0.5)
+    shop = Workshop(load_plan("tiny"), tmp_path, ("run.keep=7", "detail:run.seed=1"), scale=0.5)
     shop.check()
     keyframes, detail = (shop.recipe(name) for name in ("keyframes", "detail"))
     assert (keyframes.model.start, keyframes.model.path) == ("from_2d", str(tmp_path / "runs/image/export"))
     assert detail.model.path == str(tmp_path / "runs/keyframes/export")
     assert {keyframes.run.keep, detail.run.keep} == {7}
+    assert (keyframes.run.seed, detail.run.seed) == (103, 1)
     assert (keyframes.run.steps, detail.run.steps) == (2900, 575)
     components = {shop.recipe(name).model.components for name, part in shop.plan.parts.items() if part.after}
     assert components == {str(tmp_path / "cascade")}  # nothing of what is shipped

@@ -62,7 +62,7 @@ def test_a_text_encoder_learns_to_read_captions_and_is_read_again(tmp_path):
         ("tiny-clip", CLIPTokenizer, CLIPTextModel),
     ):
         values = read_recipe(recipes()[name])
-        values["run"] |= {"steps": 40, "validate_every": 0, "log_every": 1}
+        values["run"] |= {"steps": 40, "batch_size": 16, "validate_every": 0, "log_every": 1}
         values["optimizer"] |= {"warmup_steps": 5, "ema_decay": 0.9}
         lines = train(values, tmp_path / name)
         losses = [line["loss"] for line in lines if "loss" in line]
@@ -336,7 +336,7 @@ def test_the_loss_on_bent_clips_falls(stage, tmp_path):
         model={"config": network},
         objective=shipped["objective"],
         optimizer={"learning_rate": 5e-3},
-        run={"steps": 24, "batch_size": 2, "checkpoint_every": 100},
+        run={"steps": 15, "batch_size": 2, "checkpoint_every": 100},
     ) | {"turns": shipped["turns"]}
     losses = [line["loss"] for line in train(values, tmp_path)]
     # kinds of batches have losses of their own size: each is compared with itself

@@ -26,7 +26,10 @@ def train(
         typer.Option(help="A recipe: a YAML file, or one of the package's such as tiny-base.", show_default=False),
     ] = None,
     override: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key: run.steps=100.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a key: run.steps=100; of one part of a plan: vae:run.steps=100."
+        ),
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Of a plan: trainings at the same time.")] = 1,
     scale: Annotated[

@@ -129,7 +129,7 @@ class Workshop:
     Args:
         plan: what is trained.
         folder: of all runs, and of the cascade.
-        overrides: `section.key=value`, of every recipe.
+        overrides: `section.key=value`, of every recipe, or `part:section.key=value`, of one.
         scale: of every run's steps.
         processes: trainings at the same time.
         echo: where lines for the user go.
@@ -164,7 +164,11 @@ class Workshop:
                 filled = places[value[1:-1]]
             apply_override(values, f"{key}={json.dumps(filled)}")
         for override in self.overrides:
-            apply_override(values, override)
+            one, colon, of_one = override.partition(":")
+            if not colon or one not in self.plan.parts:
+                apply_override(values, override)
+            elif one == name:
+                apply_override(values, of_one)
         config = build(values)
         config.run.steps = max(1, round(config.run.steps * self.scale))
         return config
@@ -312,7 +316,7 @@ def prepare(
     Args:
         name: a plan: its name in the package (`tiny`), or a YAML file.
         output: the plan's folder.
-        overrides: `section.key=value`, of every recipe.
+        overrides: `section.key=value`, of every recipe, or `part:section.key=value`, of one.
         processes: trainings at the same time.
         scale: of every training's steps, which are at least one.
         dry_run: say what would be trained.

@@ -260,7 +260,8 @@ class Trainer:
         if figures:
             self._log(self.training.step, figures)
         told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        self.echo(f"validation: {told if made is None else folder / 'grid.png'}")
+        if made is not None or told:
+            self.echo(f"validation: {told if made is None else folder / 'grid.png'}")
 
     def export(self) -> None:
         """Write the averaged weights to `export/`, as what `from_pretrained` reads."""
