@@ -35,6 +35,7 @@ CSS = """
 #status progress::-webkit-progress-bar { background: var(--border-color-primary); }
 #status progress::-webkit-progress-value { background: var(--color-accent); }
 #status progress::-moz-progress-bar { background: var(--color-accent); }
+#prompt { --block-info-text-color: var(--body-text-color-subdued); }
 #status p { margin: 0 0 4px; overflow-wrap: anywhere; }
 #status .error { color: var(--error-text-color, #b91c1c); font-weight: 600; }
 #stages { display: grid; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); }
