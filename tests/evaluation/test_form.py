@@ -245,3 +245,11 @@ def test_a_fit_finds_the_same_from_any_shape_and_size():
 def test_layout_is_checked():
     with pytest.raises(ValueError, match="frames, 3, height, width"):
         measure_form(torch.zeros(4, 128, 192, 3), asked("circle"))
+
+
+def test_specks_are_no_part_of_the_object():
+    """Neither does one on the border cut the object off, nor does one anywhere else cost overlap."""
+    clip = drawing("circle", 4.0, "green", "black")
+    clean = measure_form(clip, asked("circle", "green", "black"))
+    clip[:, :, :3, :4] = clip[:, :, 20:23, 20:24] = torch.tensor(world.COLOURS["green"])[:, None, None]
+    assert measure_form(clip, asked("circle", "green", "black")) == clean

@@ -24,6 +24,7 @@ MIN_AREA = 250  # pixels of the smallest object that is measured
 MOST_ON_BORDER = 2  # pixels of a whole object that may lie on the frame's border
 WRONG_COLOUR = 0.15  # RGB distance from every colour of a true drawing; the palette's nearest two are 0.37 apart
 ANGLES = 90  # directions in which a circle's radius is measured
+SPECK = 5  # pixels; what is narrower everywhere, 5 x 5 fitting in nowhere, is no object
 CROP_SIZE = 56  # about this many samples across an object find the fit; all pixels finish it
 
 
@@ -59,6 +60,15 @@ def mean_form(forms: Sequence[Form]) -> Form:
         return sum(values) / len(values) if values else None
 
     return Form(sum(form.frames for form in forms), **{name: mean(name) for name in FIGURES})
+
+
+def forms_by_shape(forms: Sequence[Form], attributes: Sequence[world.Attributes]) -> dict[str, Form]:
+    """`mean_form` of the clips of each prompted shape, and under "all" the mean of those, each shape counting once."""
+    shapes = {
+        shape: mean_form([form for form, asked in zip(forms, attributes, strict=True) if asked.shape == shape])
+        for shape in world.SHAPES
+    }
+    return {**shapes, "all": mean_form(list(shapes.values()))}
 
 
 def measure_form(clip: torch.Tensor, attributes: world.Attributes) -> Form:
@@ -111,7 +121,7 @@ def hidden_rim(colour: str, background: str) -> float:
 
 
 def silhouettes(clip: torch.Tensor, colour: str, background: str) -> torch.Tensor:
-    """Hard masks (f, h, w) of the object in a clip (f, 3, h, w) at `SCALE`; holes are filled.
+    """Hard masks (f, h, w) of the object in a clip (f, 3, h, w) at `SCALE`, without holes and without specks.
 
     An edge is where the colour has come half-way from the ground's to the outline's; where the outline does not show,
     half-way from the outline's to the body's.
@@ -120,7 +130,11 @@ def silhouettes(clip: torch.Tensor, colour: str, background: str) -> torch.Tenso
     inner, outer = world.OUTLINE_SHADE * body, ground_pattern(clip)
     if hidden_rim(colour, background):
         inner, outer = body, inner
-    return ~_reached((clip - outer).norm(dim=1) < 0.5 * (inner - outer).norm(dim=0))
+    thing = (clip - outer).norm(dim=1) >= 0.5 * (inner - outer).norm(dim=0)
+    border = F.pad(torch.zeros_like(thing)[:, 1:-1, 1:-1], (1, 1, 1, 1), value=True)
+    thing = ~_joined(border, ~thing)  # a highlight may look like the ground, and spots are counted as colours
+    cores = F.max_pool2d((~thing)[:, None].float(), SPECK, stride=1, padding=SPECK // 2)[:, 0] == 0
+    return _joined(cores, thing)
 
 
 def ground_pattern(clip: torch.Tensor) -> torch.Tensor:
@@ -132,10 +146,9 @@ def ground_pattern(clip: torch.Tensor) -> torch.Tensor:
     return torch.where(ground.isnan(), plain[:, None, None], ground).repeat(1, world.HEIGHT, world.WIDTH)
 
 
-def _reached(free: torch.Tensor) -> torch.Tensor:
-    """The free pixels (f, h, w) that are joined to the frame's border through free pixels, side by side."""
-    reached = free.clone()
-    reached[:, 1:-1, 1:-1] = False
+def _joined(seeds: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
+    """The free pixels (f, h, w) that are joined to a free seed through free pixels, side by side."""
+    reached = seeds & free
     while True:
         before = reached.sum()
         for dim in (1, 2):
@@ -189,9 +202,9 @@ def fit_shape(masks: torch.Tensor, shape: str, rim: float = 0.0) -> tuple[torch.
     crops, x, y = _crops(masks)
     place = _moments(crops, x, y) / torch.tensor([1.0, 1.0, *_unit_spread(shape, rim)])
     stride = max(1, round(crops.shape[-1] / CROP_SIZE))
-    small, sx, sy = (F.avg_pool2d(values, stride) for values in (crops, x.expand_as(crops), y.expand_as(crops)))
-    place = _refined(place, small, sx, sy, shape, rim, soft=2.0 * stride, steps=6)
-    place = _refined(place, small, sx, sy, shape, rim, soft=1.0 * stride, steps=6)
+    coarse, coarse_x, coarse_y = (F.avg_pool2d(each.expand_as(crops), stride) for each in (crops, x, y))
+    place = _refined(place, coarse, coarse_x, coarse_y, shape, rim, soft=2.0 * stride, steps=6)
+    place = _refined(place, coarse, coarse_x, coarse_y, shape, rim, soft=1.0 * stride, steps=6)
     place = _refined(place, crops, x, y, shape, rim, soft=1.0, steps=4)
     drawn, inside = _covered(place, shape, rim, x, y, 1.0) >= 0.5, crops >= 0.5
     return (drawn & inside).sum(dim=(1, 2)) / (drawn | inside).sum(dim=(1, 2)), place
@@ -299,7 +312,7 @@ def _known_colours(colour: str, background: str, cells: int = 32) -> torch.Tenso
 
 def _cells(clip: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
     """The cell of each pixel (f, h, w) in a table of count x count x count colours."""
-    return (clip * (count - 1)).round().long().unbind(dim=1)
+    return tuple((clip * (count - 1)).round().long().unbind(dim=1))
 
 
 def wrong_colours(clip: torch.Tensor, colour: str, background: str) -> torch.Tensor:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from ..clips.metrics import flicker, psnr
 from ..ladder.cascade import CascadePipeline
 from ..tiny import world
+from .form import Form, forms_by_shape, measure_form
 from .scorer import Score, score_clips, to_scoring_size
 
 
@@ -135,31 +136,76 @@ def evaluate_stage(
     )
 
 
-@dataclass(frozen=True)
-class CascadeReport:
-    """What whole videos show after each stage, and the flicker of the last as a multiple of true clips'."""
+def evaluate_form(
+    pipe: CascadePipeline, name: str, given: torch.Tensor, prompts: Sequence[str], seed: int = 0
+) -> dict[str, Form]:
+    """The form of what stage `name` makes of frames (b, f, 3, h, w), per shape, as `forms_by_shape` has it."""
+    attributes = [world.parse_caption(prompt) for prompt in prompts]
+    forms = [
+        measure_form(_run(pipe, name, seed + i, [prompt], frames=clip[None], input_type="pt")[0], attributes[i])
+        for i, (prompt, clip) in enumerate(zip(prompts, given, strict=True))
+    ]
+    return forms_by_shape(forms, attributes)
 
-    scores: dict[str, Score]
+
+def true_form(count: int, seed: int = 0, scale: int = 8, every: int = 1) -> dict[str, Form]:
+    """The form of `every`-th frame of true held-out clips at `scale` pixels per unit: what a perfect model has."""
+    scenes = held_out_scenes(count, seed)
+    times = range(0, world.NUM_FRAMES, every)
+    forms = [measure_form(world.render([scene], times, scale)[0], scene.attributes) for scene in scenes]
+    return forms_by_shape(forms, [scene.attributes for scene in scenes])
+
+
+@dataclass(frozen=True)
+class Video:
+    """What is kept of one video: stage -> keyframes at the scorer's size, stage -> form, the last stage's flicker."""
+
+    keyframes: dict[str, torch.Tensor]
+    forms: dict[str, Form]
     flicker: float
 
 
-def make_video(pipe: CascadePipeline, prompt: str, seed: int) -> tuple[dict[str, torch.Tensor], float]:
-    """One video with the default recipe: stage -> its keyframes at the scorer's size, and the last stage's flicker."""
+@dataclass(frozen=True)
+class CascadeReport:
+    """What whole videos show after each stage, their form after those that give at least 64 x 96 pixels, per shape,
+    and the flicker of the last as a multiple of true clips'."""
+
+    scores: dict[str, Score]
+    forms: dict[str, dict[str, Form]]
+    flicker: float
+
+
+def make_video(pipe: CascadePipeline, prompt: str, seed: int) -> Video:
+    """One video with the default recipe."""
     generator = torch.Generator().manual_seed(seed)
     output: Any = pipe(prompt, generator=generator, output_type="pt", return_stages=True)
-    return {stage: to_scoring_size(frames)[0] for stage, frames in output.stages.items()}, flicker(output.frames)
+    attributes = world.parse_caption(prompt)
+    return Video(
+        {stage: to_scoring_size(frames)[0] for stage, frames in output.stages.items()},
+        {
+            stage: measure_form(frames[0], attributes)
+            for stage, frames in output.stages.items()
+            if frames.shape[-2] >= 4 * world.HEIGHT
+        },
+        flicker(output.frames),
+    )
 
 
-def report_videos(
-    videos: Sequence[tuple[dict[str, torch.Tensor], float]], prompts: Sequence[str], seed: int = 0
-) -> CascadeReport:
-    """Scores after each stage of what `make_video` returned for these prompts.
+def report_videos(videos: Sequence[Video], prompts: Sequence[str], seed: int = 0) -> CascadeReport:
+    """Scores and forms after each stage of what `make_video` returned for these prompts.
 
     Flicker is compared with that of true clips of the same prompts.
     """
     rng = np.random.default_rng(seed)
-    scenes = [world.sample_scene(world.parse_caption(prompt), rng) for prompt in prompts]
+    attributes = [world.parse_caption(prompt) for prompt in prompts]
+    scenes = [world.sample_scene(each, rng) for each in attributes]
     truth = [flicker(world.render([scene], range(world.NUM_FRAMES), scale=8)) for scene in scenes]
-    clips = {stage: torch.stack([frames[stage] for frames, _ in videos]) for stage in videos[0][0]}
-    scores = {stage: score_clips(frames, prompts) for stage, frames in clips.items()}
-    return CascadeReport(scores, float(np.mean([value for _, value in videos]) / np.mean(truth)))
+    first = videos[0]
+    return CascadeReport(
+        {
+            stage: score_clips(torch.stack([video.keyframes[stage] for video in videos]), prompts)
+            for stage in first.keyframes
+        },
+        {stage: forms_by_shape([video.forms[stage] for video in videos], attributes) for stage in first.forms},
+        float(np.mean([video.flicker for video in videos]) / np.mean(truth)),
+    )
