@@ -48,10 +48,3 @@ def user(environment):
     """A process like a user's, the same for all pages, since it imports torch only once."""
     with process(environment) as pool:
         yield pool
-
-
-@pytest.fixture
-def contributor(environment, tmp_path):
-    """A process that imports the package from the copy of the repository in `tmp_path`."""
-    with process(environment, str(tmp_path / "src")) as pool:
-        yield pool

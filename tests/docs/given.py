@@ -17,8 +17,6 @@ from diffusers_show1.hub.bundle import write_remote_code
 from diffusers_show1.training.lora import temporal_layers
 from diffusers_show1.training.world_files import write_world
 
-from .blocks import ROOT
-
 
 def prompts(folder: Path, models: Any) -> None:
     (folder / "prompts.txt").write_text("a blue square growing on a black background\n")
@@ -71,16 +69,8 @@ def remote_code(folder: Path, models: Any) -> None:
     models("hub").add("OWNER/show-1", write_remote_code(TINY_PATH, folder / "show-1"), revision="remote-code")
 
 
-def repository(folder: Path, models: Any) -> None:
-    """A copy of what the page adds to."""
-    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    shutil.copytree(ROOT / "model_cards", folder / "model_cards")
-    shutil.copyfile(ROOT / "pyproject.toml", folder / "pyproject.toml")
-
-
 # page -> what is given; `models` gives the fixtures of tests/hub by name
 GIVEN: dict[str, Callable[[Path, Any], None]] = {
-    "docs/adding.md": repository,
     "README.md": prompts,
     "docs/hub.md": checkpoint,
     "docs/troubleshooting.md": clip,

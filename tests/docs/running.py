@@ -28,16 +28,9 @@ import imageio_ffmpeg
 from .blocks import ROOT, Block, blocks
 
 
-def set_up(environment: dict[str, str], source: str | None = None) -> None:
-    """Makes the process a user's: with a Hub and a cache of its own, and our warnings as errors.
-
-    Args:
-        environment: variables to set.
-        source: where the package is imported from, if that is not where it is installed.
-    """
+def set_up(environment: dict[str, str]) -> None:
+    """Makes the process a user's: with a Hub and a cache of its own, and our warnings as errors."""
     os.environ.update(environment)
-    if source is not None:
-        sys.path.insert(0, source)
     warnings.filterwarnings("error", module="diffusers_show1")
 
 
@@ -57,9 +50,7 @@ def run_page(page: str, folder: Path) -> tuple[str | None, dict[int, float]]:
 
 
 def run_block(block: Block, namespace: dict[str, Any]) -> None:
-    if block.title is not None and block.language == "diff":
-        insert_lines(block)
-    elif block.title is not None:
+    if block.title is not None:
         path = Path(block.title)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(block.content, encoding="utf-8")
@@ -73,19 +64,6 @@ def run_block(block: Block, namespace: dict[str, Any]) -> None:
             assert not shown or doctest.OutputChecker().check_output(shown, printed, flags), (
                 f"$ {command}\nshould print\n{shown}\nand printed\n{printed}"
             )
-
-
-def insert_lines(block: Block) -> None:
-    """Puts the lines that begin with + above the one that follows them in the file."""
-    path = Path(block.title)
-    text, new = path.read_text(encoding="utf-8"), ""
-    for line in block.content.splitlines(keepends=True):
-        if line.startswith("+"):
-            new += line[1:]
-        else:
-            assert text.count("\n" + line[1:]) == 1, f"{block.title} has no such line, or several: {line}"
-            text, new = text.replace("\n" + line[1:], "\n" + new + line[1:]), ""
-    path.write_text(text, encoding="utf-8")
 
 
 # --- Python ------------------------------------------------------------------------------------------------------

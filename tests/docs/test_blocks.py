@@ -13,13 +13,12 @@ from .running import parse_command, run_page
 
 @pytest.mark.pages
 @pytest.mark.parametrize("page", [page for page in PAGES if "```" in (ROOT / page).read_text(encoding="utf-8")])
-def test_page_runs_as_it_stands(page, tmp_path, request):
+def test_page_runs_as_it_stands(page, tmp_path, request, user):
     if re.search(r"\bshowlab\b", (ROOT / page).read_text(encoding="utf-8")):
         request.getfixturevalue("models_on_hub")
     if page in GIVEN:
         GIVEN[page](tmp_path, request.getfixturevalue)
-    process = request.getfixturevalue("contributor" if (tmp_path / "src").is_dir() else "user")
-    failure, seconds = process.submit(run_page, page, tmp_path).result()
+    failure, seconds = user.submit(run_page, page, tmp_path).result()
     print(page, seconds)  # seconds by line of the block; pytest -rP shows them
     shutil.rmtree(tmp_path)
     assert failure is None, failure
