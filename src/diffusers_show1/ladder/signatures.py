@@ -5,17 +5,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 from diffusers import DiffusionPipeline
 
 from ..sampling.call import PIXELS
 from ..sampling.outputs import VideoPipelineOutput
 from .rung import Rung
-
-
-if TYPE_CHECKING:
-    from .cascade import CascadePipeline
 
 
 def check_rungs(rungs: tuple[Rung, ...]) -> None:
@@ -36,7 +32,7 @@ def check_rungs(rungs: tuple[Rung, ...]) -> None:
             )
 
 
-def initialiser(cls: type[CascadePipeline]) -> Callable[..., None]:
+def initialiser(cls: type[Any]) -> Callable[..., None]:
     """`__init__` with every rung's components as arguments: those that are required, then the others.
 
     diffusers reads the components of a pipeline off that signature, names, types and all.
@@ -54,7 +50,7 @@ def initialiser(cls: type[CascadePipeline]) -> Callable[..., None]:
     optional = [p for p in found.values() if p.default is not inspect.Parameter.empty]
     signature = inspect.Signature([self_, *required, *optional, defaults, *always])
 
-    def __init__(self: CascadePipeline, *args: Any, **kwargs: Any) -> None:
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         components = {name: part for name, part in bound.arguments.items() if name not in ("self", "stage_defaults")}
@@ -68,7 +64,7 @@ def initialiser(cls: type[CascadePipeline]) -> Callable[..., None]:
     return __init__
 
 
-def caller(cls: type[CascadePipeline], call: Callable[..., Any]) -> Callable[..., Any]:
+def caller(cls: type[Any], call: Callable[..., Any]) -> Callable[..., Any]:
     """`__call__` with the embeddings of every reader among its arguments, by name and in the docstring."""
     general = inspect.signature(call)
     ends = {
@@ -83,7 +79,7 @@ def caller(cls: type[CascadePipeline], call: Callable[..., Any]) -> Callable[...
     own = [embeds.replace(name=name, kind=inspect.Parameter.KEYWORD_ONLY) for name in told]
     kept = [p for p in general.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
 
-    def __call__(self: CascadePipeline, *args: Any, **kwargs: Any) -> VideoPipelineOutput | tuple:
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> VideoPipelineOutput | tuple:
         return call(self, *args, **kwargs)
 
     doc = inspect.cleandoc(call.__doc__ or "")

@@ -4,15 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from .rung import StageOptions
 
-
-if TYPE_CHECKING:
-    from .cascade import CascadePipeline
 
 Embeds = Mapping[str, Tensor | None]
 
@@ -22,7 +19,7 @@ class Texts:
 
     def __init__(
         self,
-        pipe: CascadePipeline,
+        pipe: Any,
         names: tuple[str, ...],
         recipe: str,
         options: StageOptions,
