@@ -42,7 +42,7 @@ def stage_option(stage, **options):
 ROWS = [
     # prompts
     (ALL, {"prompt": None}, ValueError, ["`prompt`", "neither"]),
-    (ALL, {"prompt": ""}, ValueError, ["`prompt`", "''"]),
+    (ALL, {"prompt": "\t"}, ValueError, ["`prompt`", "empty"]),
     (ALL, {"prompt": ["a", " "]}, ValueError, ["`prompt`", "['a', ' ']"]),
     (ALL, {"prompt": []}, ValueError, ["`prompt`", "empty list"]),
     (ALL, {"prompt": 7}, TypeError, ["`prompt`", "7"]),

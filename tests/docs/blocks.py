@@ -2,8 +2,9 @@
 """The code blocks of README, CONTRIBUTING and docs, and what becomes of each.
 
 The language says what a block is: `python` runs, in one namespace a page; the lines of `bash` and the `$` lines of
-`console` are commands, and run; `text` is no code. A block with a title is a file (`yaml title="mine.yaml"`), which is
-written into the page's folder for the blocks after it. A comment above a block changes that, with a reason:
+`console` are commands, and run; `text` and `yaml` are no code. A block with a title is a file
+(`yaml title="mine.yaml"`), which is written into the page's folder for the blocks after it. A comment above a block
+changes that, with a reason:
 
     <!-- block: parsed only, trains for an hour -->    the real parser reads the command; of Python the imports run
     <!-- block: needs a GPU -->                        without one, statements may fail for want of it, and only so
@@ -22,7 +23,7 @@ from markdown_it import MarkdownIt
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md"]
 PAGES += sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
-LANGUAGES = {"python", "bash", "console", "text"}
+LANGUAGES = {"python", "bash", "console", "text", "yaml"}
 MARK = re.compile(r"<!-- block: (?P<mark>parsed only|needs a GPU|fails)(?:, (?P<reason>.+?))? -->\s*")
 
 

@@ -212,7 +212,7 @@ TARGETS = {
     "window": Target(
         "windows/base-000.safetensors",
         lambda folder: [make.write(folder / "w", save({"window": torch.zeros(1, 3, 2, 4, 4)}))],
-        lambda path: JobFolder(path.parents[1]).windows("base"),
+        lambda path: JobFolder(path.parents[1]).finished("base"),
         (JobError,),
     ),
     "video": Target("clip.mp4", _videos, read_video, (ValueError,)),

@@ -403,7 +403,7 @@ def test_verification_sees_a_wrong_bit(published, tmp_path, monkeypatch):
         ({"variant": "fp16", "dtype": torch.float16}, "`variant` must differ from `dtype`"),
         ({"max_shard_size": "big"}, "`max_shard_size` must be bytes above 0 or a text such as '5GB', got 'big'"),
         ({"max_shard_size": 0}, "`max_shard_size` must be"),
-        ({"stage": "upscale"}, "`stage` must be one of base, interpolation, superres, refine, got 'upscale'"),
+        ({"stage": "enlarge"}, "`stage` must be one of base, interpolation, superres, refine"),
         ({"stage": "refine"}, "`stage` must be base for the base stage of Show-1 as it was published, got 'refine'"),
         ({"without": "unet"}, "`without` must be a list"),
         ({"without": ["unet"]}, "`without` may hold text_encoder, tokenizer, got 'unet'"),

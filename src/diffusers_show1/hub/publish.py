@@ -41,6 +41,7 @@ WEIGHTS = ".safetensors"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")  # a file of these may run code when it is read: never published
 # The files of a component that its loader reads. Whatever else lies in a folder (logs, optimiser states, caches, keys)
 # stays where it is.
+BESIDE = ("vocabulary.json",)  # what a model says of itself, beside its index (runs/vocabulary.py)
 COMPONENT_FILES = (".json", ".model", WEIGHTS, ".txt")
 MEDIA_ENDINGS = (".gif", ".mp4", ".webp")
 REQUIREMENTS = {
@@ -291,6 +292,11 @@ def _copy_pipeline(source: Path, index: dict[str, Any], target: Path) -> None:
         for path in files:
             if path.suffix in COMPONENT_FILES and not path.name.startswith("."):
                 _copy(path, target / path.relative_to(source))
+    for name in BESIDE:
+        if (source / name).is_file():
+            if leads_out(source, source / name):
+                raise PublishError(f"`source` must hold its own files, and {source / name} leads out of it.")
+            _copy(source / name, target / name)
     (target / "model_index.json").write_text(_clean_json(index), encoding="utf-8")
 
 

@@ -44,6 +44,7 @@ from ..clips.files import replacing
 from ..clips.words import shorten
 from ..families import all_families, family_of
 from ..learning.options import ConfigError, TrainConfig, checked, refuse, text
+from ..tiny import world
 from .catalogue import recipes, tasks
 from .config import apply_override, build, build_section, read_recipe, recipe_path, to_yaml
 from .trainer import Trainer
@@ -75,12 +76,17 @@ class Plan:
 
     Args:
         cascade: the class of what is made; `stage_defaults` are written into its index.
+        vocabulary: whether it says beside that which words of the synthetic world it knows.
         parts: name -> training, those that others need before these.
     """
 
     cascade: str
     stage_defaults: Mapping[str, Any]
+    vocabulary: bool
     parts: Mapping[str, Part]
+
+
+KEYS = ("cascade", "stage_defaults", "vocabulary", "parts")
 
 
 def load_plan(name: str) -> Plan:
@@ -97,8 +103,10 @@ def load_plan(name: str) -> Plan:
         raise ConfigError(f"`STAGE` must be one of {allowed}, or the YAML file of a plan, got {shorten(repr(name))}")
     path = shipped.get(name, Path(name))
     values = read_recipe(path)
-    if unknown := sorted(str(key) for key in values if key not in ("cascade", "stage_defaults", "parts")):
-        raise ConfigError(f"`{shorten(unknown[0])}` must be one of the keys of a plan: cascade, stage_defaults, parts")
+    if unknown := sorted(str(key) for key in values if key not in KEYS):
+        raise ConfigError(f"`{shorten(unknown[0])}` must be one of the keys of a plan: {', '.join(KEYS)}")
+    if values.get("vocabulary") not in (None, "world"):
+        refuse("vocabulary", values["vocabulary"], "world, or left out")
     cascade = values.get("cascade")
     if cascade not in [family.cascade for family in all_families()]:
         refuse("cascade", cascade, f"one of {', '.join(family.cascade for family in all_families())}")
@@ -119,7 +127,7 @@ def load_plan(name: str) -> Plan:
         if (beside := path.parent / part.config).is_file():
             part.config = str(beside)
         parts[key] = part
-    return Plan(cascade, values.get("stage_defaults", {}), parts)
+    return Plan(cascade, values.get("stage_defaults", {}), "vocabulary" in values, parts)
 
 
 @dataclass(frozen=True)
@@ -283,6 +291,9 @@ class Workshop:
         parts = family.cascade_class.from_pretrained(self.cascade).components
         pipe = family.cascade_class(**parts, stage_defaults=dict(self.plan.stage_defaults))
         pipe.save_config(self.cascade)
+        if self.plan.vocabulary:
+            told = json.dumps(world.vocabulary(), indent=2)
+            (self.cascade / "vocabulary.json").write_text(f"{told}\n", encoding="utf-8")
         self.echo(f"done: {self.cascade}")
 
 
