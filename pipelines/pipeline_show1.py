@@ -6,7 +6,6 @@
 #
 #     clips/arrays.py                  Frames of any kind to model tensors and back, and the windows that stages cut
 #                                      videos into. Pure functions.
-#     clips/words.py                   Text in messages and files.
 #     sampling/call.py                 What goes into a stage and between stages: a call's arguments, a video's extent,
 #                                      and what is handed over.
 #     sampling/schedule.py             The noise schedule of a call: copies of a scheduler, its steps, and how many.
@@ -15,26 +14,35 @@
 #     sampling/noise.py                Random numbers: generators for stages, videos and windows, and the draws from
 #                                      them.
 #     sampling/outputs.py              Output classes of the pipelines.
-#     sampling/text.py                 Prompts: cleaning, tokenising, encoding. T5 for the pixel stages, CLIP for the
-#                                      latent one (paper section 4.4).
 #     sampling/latents.py              Videos as batches of images, and as the latents of an image autoencoder, frame
 #                                      by frame.
 #     sampling/guidance.py             Guidance: what is made of a network's predictions with and without the text.
 #     sampling/windows.py              The windows that stages cut videos into: which they are, what is kept of them,
 #                                      and how predictions are blended.
-#     ladder/known_frames.py           Keyframes that begin with given ones: image to video, and videos longer than one
-#                                      clip.
+#     clips/words.py                   Text in messages and files.
+#     sampling/text.py                 Prompts: cleaning, tokenising, encoding. T5 for the pixel stages, CLIP for the
+#                                      latent one (paper section 4.4).
+#     sampling/loop.py                 The denoising loop, the same in every stage.
 #     ladder/lora_files.py             What a file of adapters holds for one network: layers, ranks and alphas, whoever
 #                                      wrote it.
 #     ladder/lora_weights.py           How much of an adapter a network uses: one number, or one for each of its blocks
 #                                      and layers.
 #     ladder/lora.py                   LoRA adapters for stages and cascades, by diffusers' own methods and peft.
-#     sampling/loop.py                 The denoising loop, the same in every stage.
 #     ladder/safety.py                 The slot for a safety checker, as DeepFloyd IF has it in diffusers: it sees
 #                                      frames before they are handed out.
 #     ladder/stage.py                  What every stage is: a diffusers pipeline, video in and video out, that can
 #                                      stand in a cascade.
 #     ladder/rung.py                   A cascade as data: its rungs, and the recipes that say how they are run.
+#     ladder/texts.py                  The text of a cascade's call: each encoder runs once, for all stages that read
+#                                      it.
+#     ladder/checks.py                 The checks of a cascade's call: all stages' text and options, before any model
+#                                      runs.
+#     ladder/known_frames.py           Keyframes that begin with given ones: image to video, and videos longer than one
+#                                      clip.
+#     ladder/options.py                The options of a cascade's stages: recipes, what a checkpoint has over them, and
+#                                      the caller's over those.
+#     ladder/signatures.py             The signatures that a cascade's rungs make: its components, and the embeddings
+#                                      that its call takes.
 #     ladder/cascade.py                The cascade engine: everything that a cascade does, read off its rungs.
 #     families/show1/recipe.py         The numbers of a cascade run: one dict of options a stage, each number with its
 #                                      source.
@@ -248,23 +256,6 @@ def resize_uint8(frames: np.ndarray, height: int, width: int) -> np.ndarray:
     """uint8 (b, f, h, w, c) -> (b, f, height, width, c) by Pillow's bicubic filter, as the released code resizes."""
     size = (width, height)
     return np.stack([[np.asarray(PIL.Image.fromarray(f).resize(size)) for f in video] for video in frames])
-
-
-# =====================================================================================================================
-# clips/words.py
-#
-# Text in messages and files.
-# =====================================================================================================================
-
-
-def is_text(text: str) -> bool:
-    """Whether a string can be written and encoded: JSON, YAML and command lines can spell half a character."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def shorten(text: str, most: int = 200) -> str:
-    """A text for a message, cut where it is long."""
-    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 # =====================================================================================================================
@@ -667,6 +658,357 @@ class VideoPipelineOutput(BaseOutput):
 
 
 # =====================================================================================================================
+# sampling/latents.py
+#
+# Videos as batches of images, and as the latents of an image autoencoder, frame by frame.
+# =====================================================================================================================
+
+
+def fold(video: Tensor) -> Tensor:
+    """(b, c, f, h, w) -> (b·f, c, h, w)"""
+    return video.transpose(1, 2).flatten(0, 1)
+
+
+def unfold(images: Tensor, batch: int) -> Tensor:
+    """(b·f, c, h, w) -> (b, c, f, h, w)"""
+    return images.unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+def scale_factor(vae: Any) -> int:
+    """How many pixels of a side one latent stands for."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def encode_frames(
+    vae: Any,
+    video: Tensor,
+    generator: Generators,
+    batch_size: int | None,
+    prepare: Callable[[Tensor], Tensor] = lambda part: part,
+) -> Tensor:
+    """A sample of a video's latents, scaled for the networks.
+
+    Args:
+        vae: an image autoencoder, as diffusers' `AutoencoderKL`.
+        video: (b, 3, f, h, w) in model space.
+        generator: of the posterior sample; one generator, or a list of one a video.
+        batch_size: frames encoded at once (`None`: all).
+        prepare: what is done to some frames (1, 3, f', h, w) before: resized on the way, a large video never exists
+            as a whole.
+
+    Returns:
+        (b, c, f, h', w').
+    """
+    images, parameters = fold(video), []
+    for part in images.split(batch_size or len(images)):
+        # `vae.encode` runs through the offload hooks; moments of all frames are small: one draw serves any slicing
+        parameters.append(vae.encode(fold(prepare(unfold(part, 1)))).latent_dist.parameters)
+    posterior = DiagonalGaussianDistribution(torch.cat(parameters))
+    mean = unfold(posterior.mean, len(video))
+    latents = mean + unfold(posterior.std * draw_frames(mean, generator), len(video))
+    return latents * vae.config.scaling_factor
+
+
+def decode_frames(vae: Any, latents: Tensor, batch_size: int | None, stage: str) -> Tensor:
+    """Latents -> pixels.
+
+    Args:
+        vae: an image autoencoder, as diffusers' `AutoencoderKL`.
+        latents: (b, c, f, h, w), scaled for the networks.
+        batch_size: frames decoded at once (`None`: all).
+        stage: whose they are, for the message.
+
+    Returns:
+        (b, 3, f, h', w') in model space.
+
+    Raises:
+        FloatingPointError: the autoencoder made NaN or infinity.
+    """
+    images = fold(latents) / vae.config.scaling_factor
+    height, width = (side * scale_factor(vae) for side in images.shape[-2:])
+    decoded = images.new_empty(len(images), vae.config.out_channels, height, width)
+    size = batch_size or len(images)
+    for start in range(0, len(images), size):
+        part = vae.decode(images[start : start + size]).sample
+        if not torch.isfinite(part).all():
+            raise FloatingPointError(f"stage {stage!r}: decoding made NaN or infinity, in {part.dtype}.")
+        decoded[start : start + size] = part
+    return unfold(decoded, len(latents))
+
+
+# =====================================================================================================================
+# sampling/guidance.py
+#
+# Guidance: what is made of a network's predictions with and without the text.
+# =====================================================================================================================
+
+
+class Predictor:
+    """A network as the denoising loop calls it: with a prompt's embeddings, its condition, and what it may keep.
+
+    Args:
+        unet: the network; an image UNet gets the frames as a batch.
+        prompt_embeds: (b, l, d).
+        negative_prompt_embeds: (b, l, d), or None without guidance.
+        condition: (b, c', f, h, w) behind the noisy channels, or None.
+        class_labels: (b,) noise level of the condition, or None.
+        cross_attention_kwargs: `{"scale": ...}` for the network's adapters, or None.
+        channels: of a prediction that are kept: where a scheduler takes its variance from the schedule, half of those
+            of a network that predicts it as well (DeepFloyd IF). None keeps all.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        prompt_embeds: Tensor,
+        negative_prompt_embeds: Tensor | None = None,
+        condition: Tensor | None = None,
+        class_labels: Tensor | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        channels: int | None = None,
+    ):
+        self.channels = channels
+        self.unet, self.condition, self.class_labels = unet, condition, class_labels
+        self.extra = {} if cross_attention_kwargs is None else {"cross_attention_kwargs": cross_attention_kwargs}
+        self.takes_images = unet.__class__.__name__ == "UNet2DConditionModel"
+        self.read(prompt_embeds, negative_prompt_embeds)
+
+    def read(self, prompt_embeds: Tensor, negative_prompt_embeds: Tensor | None) -> None:
+        """Takes other embeddings, or the same after weights or adapters have changed: what was kept is forgotten."""
+        self.embeds = {"cond": prompt_embeds, "uncond": negative_prompt_embeds}
+        self._kept: dict[str, tuple[Tensor, Any]] = {}
+
+    @property
+    def tensors(self) -> dict[str, Tensor | None]:
+        """The embeddings by the names that a pipeline's callback asks for them by."""
+        return {"prompt_embeds": self.embeds["cond"], "negative_prompt_embeds": self.embeds["uncond"]}
+
+    def text(self, branch: str) -> tuple[Tensor, Any]:
+        """Embeddings of "cond", "uncond" or "all" (both), and the network's cache for them if it has one."""
+        if branch not in self._kept:
+            parts = ["uncond", "cond"] if branch == "all" else [branch]
+            cache = self.unet.text_cache() if hasattr(self.unet, "text_cache") else None
+            self._kept[branch] = torch.cat([self.embeds[part] for part in parts]), cache
+        return self._kept[branch]
+
+    def __call__(self, sample: Tensor, t: Tensor, text: Tensor, text_cache: Any = None) -> Tensor:
+        """The prediction (b, c, f, h, w) for noisy frames (b, c, f, h, w) at timestep `t`, under a text (b, l, d)."""
+        extra = dict(self.extra) if text_cache is None else {**self.extra, "text_cache": text_cache}
+        repeats = len(text) // len(sample)
+        if self.condition is not None:
+            sample = torch.cat([sample, self.condition], dim=1)
+        if self.class_labels is not None:
+            extra["class_labels"] = self.class_labels.repeat(repeats)
+        sample = torch.cat([sample] * repeats) if repeats > 1 else sample
+        if not self.takes_images:
+            return self.unet(sample, t, encoder_hidden_states=text, return_dict=False, **extra)[0][:, : self.channels]
+        images = self.unet(fold(sample), t, encoder_hidden_states=text, return_dict=False, **extra)[0]
+        return unfold(images[:, : self.channels], len(sample))
+
+    def conditional(self, sample: Tensor, t: Tensor) -> Tensor:
+        """The prediction under the prompt."""
+        with cache_context(self.unet, "cond"):
+            return self(sample, t, *self.text("cond"))
+
+    def both(self, sample: Tensor, t: Tensor, split: bool = False) -> tuple[Tensor, Tensor]:
+        """The predictions under the negative prompt and under the prompt: of one batch, or with `split` one by one."""
+        if not split:
+            with cache_context(self.unet, "all"):
+                unconditional, conditional = self(sample, t, *self.text("all")).chunk(2)
+            return unconditional, conditional
+        with cache_context(self.unet, "uncond"):
+            unconditional = self(sample, t, *self.text("uncond"))
+        return unconditional, self.conditional(sample, t)
+
+
+def guide(unconditional: Tensor, conditional: Tensor, scale: float, channels: int) -> Tensor:
+    """Classifier-free guidance: u + s (c - u).
+
+    Of predictions (b, c or 2c, ...) with a variance in the second half of their channels (DeepFloyd IF), which is not
+    guided: it comes from the conditional one as it is.
+    """
+    mean = unconditional[:, :channels] + scale * (conditional[:, :channels] - unconditional[:, :channels])
+    return torch.cat([mean, conditional[:, channels:]], dim=1) if conditional.shape[1] > channels else mean
+
+
+def guide_by(guider: Any, predict: Predictor, sample: Tensor, t: Tensor, channels: int) -> Tensor:
+    """As `guide`, by one of diffusers' guiders, which says how often and with what the network is called."""
+    batches = guider.prepare_inputs({"encoder_hidden_states": (predict.embeds["cond"], predict.embeds["uncond"])})
+    for batch in batches:
+        guider.prepare_models(predict.unet)
+        with cache_context(predict.unet, getattr(batch, guider._identifier_key)):
+            prediction = predict(sample, t, batch.encoder_hidden_states)
+        batch.noise_pred = prediction[:, :channels]
+        if guider.is_conditional:
+            variance = prediction[:, channels:]
+        guider.cleanup_models(predict.unet)
+    mean = guider(batches)[0]
+    return torch.cat([mean, variance], dim=1) if variance.shape[1] else mean
+
+
+def guided_steps(interval: Sequence[float], steps: int) -> tuple[int, int]:
+    """The first guided step, and the first behind the guided ones: `guidance_interval` in steps."""
+    start, stop = interval
+    return int(start * steps), int(stop * steps)
+
+
+def cache_context(unet: Any, name: str) -> AbstractContextManager:
+    """Of a network with a cache enabled: which of a step's calls is made, so that each finds its own features."""
+    return unet.cache_context(name) if getattr(unet, "is_cache_enabled", False) else nullcontext()
+
+
+# =====================================================================================================================
+# sampling/windows.py
+#
+# The windows that stages cut videos into: which they are, what is kept of them, and how predictions are blended.
+# =====================================================================================================================
+
+
+def interpolated_length(keyframes: int, frames_between: int = 3) -> int:
+    """Frames after `frames_between` new ones are put between each two keyframes: n -> 4(n-1)+1 with three."""
+    return (frames_between + 1) * (keyframes - 1) + 1
+
+
+def chained_windows(num_frames: int, window_size: int) -> list[tuple[int, int]]:
+    """Cuts `num_frames` frames into windows (start, stop) of at most `window_size` that share one frame with the next.
+
+    All frames are covered, and the windows are as even as possible: 29 frames in windows of 8 give the paper's four
+    (stride 7), 17 give 0-6, 6-11, 11-16 rather than a last window of three frames.
+    """
+    if num_frames == 1:
+        return [(0, 1)]
+    new = num_frames - 1
+    count = -(-new // (window_size - 1))
+    edges = [-(-new * i // count) for i in range(count + 1)]
+    return [(edges[i], edges[i + 1] + 1) for i in range(count)]
+
+
+def overlapping_windows(num_frames: int, window_size: int, overlap: int) -> list[tuple[int, int]]:
+    """Cuts `num_frames` frames into windows (start, stop) of one size, spread evenly, neighbours sharing `overlap`.
+
+    They share more where the frames do not divide: 57 frames in windows of 29 with an overlap of 8 give 0-28, 14-42,
+    28-56. All windows have `window_size` frames, or there is one window of them all.
+    """
+    if num_frames <= window_size:
+        return [(0, num_frames)]
+    count = -(-(num_frames - overlap) // (window_size - overlap))
+    starts = [i * (num_frames - window_size) // (count - 1) for i in range(count)]
+    return [(start, start + window_size) for start in starts]
+
+
+class WindowStore:
+    """What the stages of a call have finished, window by window. Handed to the same call again, it is taken over.
+
+        store = WindowStore()
+        pipe(prompt, generator=torch.Generator().manual_seed(0), window_store=store)  # stopped half-way
+        pipe(prompt, generator=torch.Generator().manual_seed(0), window_store=store)  # goes on
+
+    A stage all of whose windows are there runs no network; the result is that of an undisturbed run, bit for bit.
+    A subclass that keeps them elsewhere, such as a job's folder, has the three methods.
+
+    Args:
+        windows: stage name -> its first windows, in order, (b, c, f, h, w) in the model's own range: what an earlier
+            run has finished.
+    """
+
+    def __init__(self, windows: Mapping[str, Sequence[Tensor]] | None = None):
+        self.windows: dict[str, list[Tensor]] = {name: list(given) for name, given in (windows or {}).items()}
+
+    def stages(self) -> Sequence[str]:
+        """The stages that it holds windows of.
+
+        Returns:
+            Their names.
+        """
+        return list(self.windows)
+
+    def finished(self, stage: str) -> Sequence[Tensor]:
+        """The first windows of a stage, in order.
+
+        Args:
+            stage: its name.
+
+        Returns:
+            Tensors (b, c, f, h, w), as they were added.
+        """
+        return self.windows.get(stage, [])
+
+    def add(self, stage: str, index: int, window: Tensor) -> None:
+        """Called by a stage when it has finished a window.
+
+        Args:
+            stage: its name.
+            index: of the window, from 0.
+            window: (b, c, f, h, w) in the model's own range.
+        """
+        self.windows.setdefault(stage, []).append(window)
+
+
+class WindowedUNet:
+    """A video UNet that sees a long video in overlapping windows of frames; shared frames get a blend of predictions.
+
+    MultiDiffusion (Bar-Tal et al. 2023) along time: every step predicts each window by itself, weighs the predictions
+    by weights that rise from a window's ends to its middle, and steps the video as a whole.
+
+    Args:
+        unet: the video UNet.
+        windows: (start, stop) frames, together all of the video.
+    """
+
+    def __init__(self, unet: nn.Module, windows: list[tuple[int, int]]):
+        self.unet, self.windows, self.config = unet, windows, unet.config
+        self.is_cache_enabled = getattr(unet, "is_cache_enabled", False)
+        self._context = ""
+        weights = torch.zeros(len(windows), windows[-1][1])
+        for row, (start, stop) in zip(weights, windows, strict=True):
+            rising = torch.arange(1, stop - start + 1)
+            row[start:stop] = torch.minimum(rising, rising.flip(0))
+        self.weights = weights / weights.sum(dim=0)  # a frame's weights add up to 1
+
+    @contextmanager
+    def cache_context(self, name: str) -> Iterator[None]:
+        """As a network's own; within it each window has a context to itself."""
+        self._context = name
+        yield
+
+    def text_cache(self) -> Any:
+        """The network's own, if it has one: all windows read one text."""
+        return self.unet.text_cache() if hasattr(self.unet, "text_cache") else None
+
+    def _reset_stateful_cache(self) -> None:
+        self.unet._reset_stateful_cache()
+
+    def __call__(self, sample: Tensor, timestep: Any, return_dict: bool = False, **kwargs: Any) -> tuple[Tensor]:
+        """As the UNet's own: sample (b, c, f, h, w) -> prediction (b, c', f, h, w) in a tuple."""
+        self.weights = self.weights.to(sample.device)
+        out: Tensor | None = None
+        for (start, stop), weights in zip(self.windows, self.weights, strict=True):
+            with cache_context(self.unet, f"{self._context}, frames {start}"):
+                part = self.unet(sample[:, :, start:stop], timestep, return_dict=False, **kwargs)[0]
+            if out is None:
+                out = torch.zeros(*part.shape[:2], *sample.shape[2:], device=part.device)
+            out[:, :, start:stop] += part * weights[start:stop, None, None]
+        return (out.to(part.dtype),)
+
+
+# =====================================================================================================================
+# clips/words.py
+#
+# Text in messages and files.
+# =====================================================================================================================
+
+
+def is_text(text: str) -> bool:
+    """Whether a string can be written and encoded: JSON, YAML and command lines can spell half a character."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def shorten(text: str, most: int = 200) -> str:
+    """A text for a message, cut where it is long."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
+
+
+# =====================================================================================================================
 # sampling/text.py
 #
 # Prompts: cleaning, tokenising, encoding. T5 for the pixel stages, CLIP for the latent one (paper section 4.4).
@@ -940,479 +1282,226 @@ class PromptMixin:
 
 
 # =====================================================================================================================
-# sampling/latents.py
+# sampling/loop.py
 #
-# Videos as batches of images, and as the latents of an image autoencoder, frame by frame.
-# =====================================================================================================================
-
-
-def fold(video: Tensor) -> Tensor:
-    """(b, c, f, h, w) -> (b·f, c, h, w)"""
-    return video.transpose(1, 2).flatten(0, 1)
-
-
-def unfold(images: Tensor, batch: int) -> Tensor:
-    """(b·f, c, h, w) -> (b, c, f, h, w)"""
-    return images.unflatten(0, (batch, -1)).transpose(1, 2)
-
-
-def scale_factor(vae: Any) -> int:
-    """How many pixels of a side one latent stands for."""
-    return 2 ** (len(vae.config.block_out_channels) - 1)
-
-
-def encode_frames(
-    vae: Any,
-    video: Tensor,
-    generator: Generators,
-    batch_size: int | None,
-    prepare: Callable[[Tensor], Tensor] = lambda part: part,
-) -> Tensor:
-    """A sample of a video's latents, scaled for the networks.
-
-    Args:
-        vae: an image autoencoder, as diffusers' `AutoencoderKL`.
-        video: (b, 3, f, h, w) in model space.
-        generator: of the posterior sample; one generator, or a list of one a video.
-        batch_size: frames encoded at once (`None`: all).
-        prepare: what is done to some frames (1, 3, f', h, w) before: resized on the way, a large video never exists
-            as a whole.
-
-    Returns:
-        (b, c, f, h', w').
-    """
-    images, parameters = fold(video), []
-    for part in images.split(batch_size or len(images)):
-        # `vae.encode` runs through the offload hooks; moments of all frames are small: one draw serves any slicing
-        parameters.append(vae.encode(fold(prepare(unfold(part, 1)))).latent_dist.parameters)
-    posterior = DiagonalGaussianDistribution(torch.cat(parameters))
-    mean = unfold(posterior.mean, len(video))
-    latents = mean + unfold(posterior.std * draw_frames(mean, generator), len(video))
-    return latents * vae.config.scaling_factor
-
-
-def decode_frames(vae: Any, latents: Tensor, batch_size: int | None, stage: str) -> Tensor:
-    """Latents -> pixels.
-
-    Args:
-        vae: an image autoencoder, as diffusers' `AutoencoderKL`.
-        latents: (b, c, f, h, w), scaled for the networks.
-        batch_size: frames decoded at once (`None`: all).
-        stage: whose they are, for the message.
-
-    Returns:
-        (b, 3, f, h', w') in model space.
-
-    Raises:
-        FloatingPointError: the autoencoder made NaN or infinity.
-    """
-    images = fold(latents) / vae.config.scaling_factor
-    height, width = (side * scale_factor(vae) for side in images.shape[-2:])
-    decoded = images.new_empty(len(images), vae.config.out_channels, height, width)
-    size = batch_size or len(images)
-    for start in range(0, len(images), size):
-        part = vae.decode(images[start : start + size]).sample
-        if not torch.isfinite(part).all():
-            raise FloatingPointError(f"stage {stage!r}: decoding made NaN or infinity, in {part.dtype}.")
-        decoded[start : start + size] = part
-    return unfold(decoded, len(latents))
-
-
-# =====================================================================================================================
-# sampling/guidance.py
+# The denoising loop, the same in every stage.
 #
-# Guidance: what is made of a network's predictions with and without the text.
+# Frames are folded into the batch for `scheduler.step`, so that dynamic thresholding works per frame, and step noise
+# is drawn as (b·f, c, h, w), as the released code has it.
 # =====================================================================================================================
 
 
-class Predictor:
-    """A network as the denoising loop calls it: with a prompt's embeddings, its condition, and what it may keep.
+class DenoisingMixin:
+    """The properties that a diffusers pipeline shows during a call, and the denoising loop."""
 
-    Args:
-        unet: the network; an image UNet gets the frames as a batch.
-        prompt_embeds: (b, l, d).
-        negative_prompt_embeds: (b, l, d), or None without guidance.
-        condition: (b, c', f, h, w) behind the noisy channels, or None.
-        class_labels: (b,) noise level of the condition, or None.
-        cross_attention_kwargs: `{"scale": ...}` for the network's adapters, or None.
-        channels: of a prediction that are kept: where a scheduler takes its variance from the schedule, half of those
-            of a network that predicts it as well (DeepFloyd IF). None keeps all.
-    """
+    stage_name: str
 
-    def __init__(
+    guider: Any = None
+    """One of `diffusers.guiders`, to guide instead of `guidance_scale`; `stage.guider = ...` sets it."""
+
+    @property
+    def guidance_scale(self) -> float:
+        return self._guidance_scale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        return self._guidance_scale > 1 or self.guider is not None
+
+    @property
+    def num_timesteps(self) -> int:
+        return self._num_timesteps
+
+    @property
+    def current_timestep(self) -> Tensor | None:
+        return self._current_timestep
+
+    @property
+    def timesteps(self) -> Tensor:
+        """Of the loop that runs, in order."""
+        return self._timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        return self._interrupt
+
+    def begin(
+        self, guidance_scale: float, guidance_interval: Sequence[float] = (0.0, 1.0), split_guidance: bool = False
+    ) -> None:
+        """Resets the per-call state behind the properties."""
+        self._split_guidance = split_guidance
+        self._guidance_scale = self._call_guidance_scale = guidance_scale
+        self._guidance_interval = guidance_interval
+        self._current_timestep: Tensor | None = None
+        self._interrupt = False
+        self._num_timesteps = 0
+
+    def denoise(
         self,
-        unet: nn.Module,
+        latents: Tensor,
+        timesteps: Tensor,
+        scheduler: Any,
         prompt_embeds: Tensor,
         negative_prompt_embeds: Tensor | None = None,
+        *,
         condition: Tensor | None = None,
         class_labels: Tensor | None = None,
+        generator: Generators = None,
+        unet: nn.Module | None = None,
+        guidance_scale: float | None = None,
+        progress: Any = None,
+        eta: float | None = None,
         cross_attention_kwargs: dict[str, Any] | None = None,
-        channels: int | None = None,
-    ):
-        self.channels = channels
-        self.unet, self.condition, self.class_labels = unet, condition, class_labels
-        self.extra = {} if cross_attention_kwargs is None else {"cross_attention_kwargs": cross_attention_kwargs}
-        self.takes_images = unet.__class__.__name__ == "UNet2DConditionModel"
-        self.read(prompt_embeds, negative_prompt_embeds)
-
-    def read(self, prompt_embeds: Tensor, negative_prompt_embeds: Tensor | None) -> None:
-        """Takes other embeddings, or the same after weights or adapters have changed: what was kept is forgotten."""
-        self.embeds = {"cond": prompt_embeds, "uncond": negative_prompt_embeds}
-        self._kept: dict[str, tuple[Tensor, Any]] = {}
-
-    @property
-    def tensors(self) -> dict[str, Tensor | None]:
-        """The embeddings by the names that a pipeline's callback asks for them by."""
-        return {"prompt_embeds": self.embeds["cond"], "negative_prompt_embeds": self.embeds["uncond"]}
-
-    def text(self, branch: str) -> tuple[Tensor, Any]:
-        """Embeddings of "cond", "uncond" or "all" (both), and the network's cache for them if it has one."""
-        if branch not in self._kept:
-            parts = ["uncond", "cond"] if branch == "all" else [branch]
-            cache = self.unet.text_cache() if hasattr(self.unet, "text_cache") else None
-            self._kept[branch] = torch.cat([self.embeds[part] for part in parts]), cache
-        return self._kept[branch]
-
-    def __call__(self, sample: Tensor, t: Tensor, text: Tensor, text_cache: Any = None) -> Tensor:
-        """The prediction (b, c, f, h, w) for noisy frames (b, c, f, h, w) at timestep `t`, under a text (b, l, d)."""
-        extra = dict(self.extra) if text_cache is None else {**self.extra, "text_cache": text_cache}
-        repeats = len(text) // len(sample)
-        if self.condition is not None:
-            sample = torch.cat([sample, self.condition], dim=1)
-        if self.class_labels is not None:
-            extra["class_labels"] = self.class_labels.repeat(repeats)
-        sample = torch.cat([sample] * repeats) if repeats > 1 else sample
-        if not self.takes_images:
-            return self.unet(sample, t, encoder_hidden_states=text, return_dict=False, **extra)[0][:, : self.channels]
-        images = self.unet(fold(sample), t, encoder_hidden_states=text, return_dict=False, **extra)[0]
-        return unfold(images[:, : self.channels], len(sample))
-
-    def conditional(self, sample: Tensor, t: Tensor) -> Tensor:
-        """The prediction under the prompt."""
-        with cache_context(self.unet, "cond"):
-            return self(sample, t, *self.text("cond"))
-
-    def both(self, sample: Tensor, t: Tensor, split: bool = False) -> tuple[Tensor, Tensor]:
-        """The predictions under the negative prompt and under the prompt: of one batch, or with `split` one by one."""
-        if not split:
-            with cache_context(self.unet, "all"):
-                unconditional, conditional = self(sample, t, *self.text("all")).chunk(2)
-            return unconditional, conditional
-        with cache_context(self.unet, "uncond"):
-            unconditional = self(sample, t, *self.text("uncond"))
-        return unconditional, self.conditional(sample, t)
-
-
-def guide(unconditional: Tensor, conditional: Tensor, scale: float, channels: int) -> Tensor:
-    """Classifier-free guidance: u + s (c - u).
-
-    Of predictions (b, c or 2c, ...) with a variance in the second half of their channels (DeepFloyd IF), which is not
-    guided: it comes from the conditional one as it is.
-    """
-    mean = unconditional[:, :channels] + scale * (conditional[:, :channels] - unconditional[:, :channels])
-    return torch.cat([mean, conditional[:, channels:]], dim=1) if conditional.shape[1] > channels else mean
-
-
-def guide_by(guider: Any, predict: Predictor, sample: Tensor, t: Tensor, channels: int) -> Tensor:
-    """As `guide`, by one of diffusers' guiders, which says how often and with what the network is called."""
-    batches = guider.prepare_inputs({"encoder_hidden_states": (predict.embeds["cond"], predict.embeds["uncond"])})
-    for batch in batches:
-        guider.prepare_models(predict.unet)
-        with cache_context(predict.unet, getattr(batch, guider._identifier_key)):
-            prediction = predict(sample, t, batch.encoder_hidden_states)
-        batch.noise_pred = prediction[:, :channels]
-        if guider.is_conditional:
-            variance = prediction[:, channels:]
-        guider.cleanup_models(predict.unet)
-    mean = guider(batches)[0]
-    return torch.cat([mean, variance], dim=1) if variance.shape[1] else mean
-
-
-def guided_steps(interval: Sequence[float], steps: int) -> tuple[int, int]:
-    """The first guided step, and the first behind the guided ones: `guidance_interval` in steps."""
-    start, stop = interval
-    return int(start * steps), int(stop * steps)
-
-
-def cache_context(unet: Any, name: str) -> AbstractContextManager:
-    """Of a network with a cache enabled: which of a step's calls is made, so that each finds its own features."""
-    return unet.cache_context(name) if getattr(unet, "is_cache_enabled", False) else nullcontext()
-
-
-# =====================================================================================================================
-# sampling/windows.py
-#
-# The windows that stages cut videos into: which they are, what is kept of them, and how predictions are blended.
-# =====================================================================================================================
-
-
-def interpolated_length(keyframes: int, frames_between: int = 3) -> int:
-    """Frames after `frames_between` new ones are put between each two keyframes: n -> 4(n-1)+1 with three."""
-    return (frames_between + 1) * (keyframes - 1) + 1
-
-
-def chained_windows(num_frames: int, window_size: int) -> list[tuple[int, int]]:
-    """Cuts `num_frames` frames into windows (start, stop) of at most `window_size` that share one frame with the next.
-
-    All frames are covered, and the windows are as even as possible: 29 frames in windows of 8 give the paper's four
-    (stride 7), 17 give 0-6, 6-11, 11-16 rather than a last window of three frames.
-    """
-    if num_frames == 1:
-        return [(0, 1)]
-    new = num_frames - 1
-    count = -(-new // (window_size - 1))
-    edges = [-(-new * i // count) for i in range(count + 1)]
-    return [(edges[i], edges[i + 1] + 1) for i in range(count)]
-
-
-def overlapping_windows(num_frames: int, window_size: int, overlap: int) -> list[tuple[int, int]]:
-    """Cuts `num_frames` frames into windows (start, stop) of one size, spread evenly, neighbours sharing `overlap`.
-
-    They share more where the frames do not divide: 57 frames in windows of 29 with an overlap of 8 give 0-28, 14-42,
-    28-56. All windows have `window_size` frames, or there is one window of them all.
-    """
-    if num_frames <= window_size:
-        return [(0, num_frames)]
-    count = -(-(num_frames - overlap) // (window_size - overlap))
-    starts = [i * (num_frames - window_size) // (count - 1) for i in range(count)]
-    return [(start, start + window_size) for start in starts]
-
-
-class WindowStore:
-    """What the stages of a call have finished, window by window. Handed to the same call again, it is taken over.
-
-        store = WindowStore()
-        pipe(prompt, generator=torch.Generator().manual_seed(0), window_store=store)  # stopped half-way
-        pipe(prompt, generator=torch.Generator().manual_seed(0), window_store=store)  # goes on
-
-    A stage all of whose windows are there runs no network; the result is that of an undisturbed run, bit for bit.
-    A subclass that keeps them elsewhere, such as a job's folder, has the three methods.
-
-    Args:
-        windows: stage name -> its first windows, in order, (b, c, f, h, w) in the model's own range: what an earlier
-            run has finished.
-    """
-
-    def __init__(self, windows: Mapping[str, Sequence[Tensor]] | None = None):
-        self.windows: dict[str, list[Tensor]] = {name: list(given) for name, given in (windows or {}).items()}
-
-    def stages(self) -> Sequence[str]:
-        """The stages that it holds windows of."""
-        return list(self.windows)
-
-    def finished(self, stage: str) -> Sequence[Tensor]:
-        """The first windows of a stage, in order.
+        callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> Tensor:
+        """Runs `scheduler` over `timesteps`, with guidance inside of the call's `guidance_interval`.
 
         Args:
-            stage: its name.
+            latents: noise (b, c, f, h, w), already scaled by `init_noise_sigma`.
+            timesteps: falling.
+            scheduler: a copy that only this loop uses.
+            prompt_embeds: (b, l, d).
+            negative_prompt_embeds: (b, l, d); drives guidance.
+            condition: (b, c', f, h, w) behind the noisy channels at every step, for both guidance branches.
+            class_labels: (b,) noise level of the condition.
+            generator: for schedulers that draw noise in every step.
+            unet: the stage's own by default; an image UNet gets the frames as a batch.
+            guidance_scale: the call's by default, which a callback may change for the steps to come
+                (`pipe._guidance_scale = ...`); the next loop begins with the call's again.
+            progress: a progress bar to advance.
+            eta: DDIM's noise.
+            cross_attention_kwargs: `{"scale": ...}` for the network's adapters.
+            callback_on_step_end: as for the call.
+            callback_on_step_end_tensor_inputs: likewise.
 
         Returns:
-            Tensors (b, c, f, h, w), as they were added.
-        """
-        return self.windows.get(stage, [])
-
-    def add(self, stage: str, index: int, window: Tensor) -> None:
-        """Called by a stage when it has finished a window.
-
-        Args:
-            stage: its name.
-            index: of the window, from 0.
-            window: (b, c, f, h, w) in the model's own range.
-        """
-        self.windows.setdefault(stage, []).append(window)
-
-
-class WindowedUNet:
-    """A video UNet that sees a long video in overlapping windows of frames; shared frames get a blend of predictions.
-
-    MultiDiffusion (Bar-Tal et al. 2023) along time: every step predicts each window by itself, weighs the predictions
-    by weights that rise from a window's ends to its middle, and steps the video as a whole.
-
-    Args:
-        unet: the video UNet.
-        windows: (start, stop) frames, together all of the video.
-    """
-
-    def __init__(self, unet: nn.Module, windows: list[tuple[int, int]]):
-        self.unet, self.windows, self.config = unet, windows, unet.config
-        self.is_cache_enabled = getattr(unet, "is_cache_enabled", False)
-        self._context = ""
-        weights = torch.zeros(len(windows), windows[-1][1])
-        for row, (start, stop) in zip(weights, windows, strict=True):
-            rising = torch.arange(1, stop - start + 1)
-            row[start:stop] = torch.minimum(rising, rising.flip(0))
-        self.weights = weights / weights.sum(dim=0)  # a frame's weights add up to 1
-
-    @contextmanager
-    def cache_context(self, name: str) -> Iterator[None]:
-        """As a network's own; within it each window has a context to itself."""
-        self._context = name
-        yield
-
-    def text_cache(self) -> Any:
-        """The network's own, if it has one: all windows read one text."""
-        return self.unet.text_cache() if hasattr(self.unet, "text_cache") else None
-
-    def _reset_stateful_cache(self) -> None:
-        self.unet._reset_stateful_cache()
-
-    def __call__(self, sample: Tensor, timestep: Any, return_dict: bool = False, **kwargs: Any) -> tuple[Tensor]:
-        """As the UNet's own: sample (b, c, f, h, w) -> prediction (b, c', f, h, w) in a tuple."""
-        self.weights = self.weights.to(sample.device)
-        out: Tensor | None = None
-        for (start, stop), weights in zip(self.windows, self.weights, strict=True):
-            with cache_context(self.unet, f"{self._context}, frames {start}"):
-                part = self.unet(sample[:, :, start:stop], timestep, return_dict=False, **kwargs)[0]
-            if out is None:
-                out = torch.zeros(*part.shape[:2], *sample.shape[2:], device=part.device)
-            out[:, :, start:stop] += part * weights[start:stop, None, None]
-        return (out.to(part.dtype),)
-
-
-# =====================================================================================================================
-# ladder/known_frames.py
-#
-# Keyframes that begin with given ones: image to video, and videos longer than one clip.
-# =====================================================================================================================
-
-
-class KnownFrames(PipelineCallback):
-    """Makes the first keyframes be the given ones, and the others go on from them; no training is needed.
-
-    After each step the known frames take their places again, with noise of the level that the step has reached
-    (replacement), and the other frames move so that the network's own estimate of the known ones comes out right
-    (reconstruction guidance: Ho et al., Video Diffusion Models, 2022, section 3.1, Eq. 7; here it corrects the noisy
-    frames between the steps, not the estimate within one). Replacement alone leaves the others where chance put them.
-
-    It is a callback for the keyframe stage, or for a whole cascade, whose later stages it leaves alone:
-
-        pipe(prompt, callback_on_step_end=KnownFrames([image]))
-
-    Each step costs one call of the network more, with its gradient, in as much memory as training on one clip takes.
-
-    Args:
-        frames: the known first keyframes, at least 1 and fewer than the stage makes, in any form of `to_model_space`;
-            resized to the keyframes' size. One video, or one for each of the call.
-        weight: of the guidance, at least 0; 0 is replacement alone. 10 was best of 0, 5 and 10 on the tiny cascade.
-        generator: of the known frames' noise.
-    """
-
-    def __init__(self, frames: Any, weight: float = 10.0, generator: torch.Generator | None = None):
-        super().__init__()
-        check_number(weight, "weight", low=0)
-        self.frames = to_model_space(frames)
-        self.weight = weight
-        self.generator = generator
-        self.known, self.noise = self.frames, self.frames  # of the call that runs; set by its first step
-
-    @property
-    def tensor_inputs(self) -> list[str]:
-        return ["latents", "prompt_embeds"]
-
-    def beside(self, callback: Callable | None, tensor_inputs: list[str] | None) -> tuple[Callable, list[str]]:
-        """One callback that does this and then a caller's own.
-
-        Args:
-            callback: the caller's, or None.
-            tensor_inputs: what it asks for, or None.
-
-        Returns:
-            The callback, and what it asks for.
-        """
-        if callback is None:
-            return self, self.tensor_inputs
-        own = tensor_inputs if tensor_inputs is not None else getattr(callback, "tensor_inputs", ["latents"])
-
-        def both(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            tensors = {**tensors, **self(pipeline, step, timestep, tensors)}
-            return {**tensors, **(callback(pipeline, step, timestep, {name: tensors[name] for name in own}) or {})}
-
-        return both, list(dict.fromkeys([*self.tensor_inputs, *own]))
-
-    def callback_fn(self, pipeline: Any, step_index: int, timestep: Any, callback_kwargs: dict) -> dict[str, Tensor]:
-        """What the stage calls after each step.
-
-        Args:
-            pipeline: the stage.
-            step_index: the step that was made, from 0.
-            timestep: its diffusion timestep.
-            callback_kwargs: `latents`, (b, 3, f, h, w), and `prompt_embeds`, (prompts, tokens, width).
-
-        Returns:
-            `latents`, (b, 3, f, h, w), changed; nothing for a stage that makes no keyframes.
-        """
-        if pipeline.takes:  # frames: a later stage
-            return {}
-        latents = callback_kwargs["latents"]
-        count = self.frames.shape[2]
-        if step_index == 0:
-            self.begin(pipeline, latents)
-        if step_index + 1 == len(pipeline.timesteps):
-            return {"latents": torch.cat([self.known, latents[:, :, count:]], dim=2)}
-
-        next_timestep = pipeline.timesteps[step_index + 1]
-        signal = pipeline.scheduler.alphas_cumprod[next_timestep.cpu().long()].sqrt().item()
-        noise = (1 - signal**2) ** 0.5
-        latents = torch.cat([signal * self.known + noise * self.noise, latents[:, :, count:]], dim=2)
-        if self.weight:
-            gradient = self.gradient(pipeline, latents, next_timestep, callback_kwargs["prompt_embeds"], signal, noise)
-            moved = latents - self.weight * signal / 2 * gradient
-            latents = torch.cat([latents[:, :, :count], moved[:, :, count:]], dim=2)
-        return {"latents": latents}
-
-    def begin(self, pipeline: Any, latents: Tensor) -> None:
-        """Brings the known frames to the call's size and draws their noise.
-
-        Args:
-            pipeline: the keyframe stage.
-            latents: (b, 3, f, h, w) of the call.
+            The denoised (b, c, f, h, w).
 
         Raises:
-            ValueError: `frames` do not fit the call, or the scheduler scales its samples.
+            FloatingPointError: a step gave NaN or infinity.
         """
-        batch, _, num_frames, height, width = latents.shape
-        videos, _, count = self.frames.shape[:3]
-        if count >= num_frames or videos not in (1, batch):
-            raise ValueError(
-                f"`frames` must hold 1 or {batch} videos of at most {num_frames - 1} keyframes, "
-                f"got {videos} of {count}."
-            )
-        if pipeline.scheduler.init_noise_sigma != 1:
-            raise ValueError(
-                "`KnownFrames` needs a scheduler that preserves variance (DDPM, DDIM, DPM-Solver++, UniPC), "
-                f"got {type(pipeline.scheduler).__name__}."
-            )
-        small = F.interpolate(fold(self.frames), (height, width), mode="bilinear", antialias=True, align_corners=False)
-        self.known = unfold(small, videos).expand(batch, -1, -1, -1, -1).to(latents)
-        self.noise = draw(tuple(self.known.shape), self.generator, like=latents)
+        unet = self.unet if unet is None else unet
+        channels = latents.shape[1]
+        guider = self.guider if guidance_scale is None else None
+        if guidance_scale is None:
+            self._guidance_scale = self._call_guidance_scale
+        start, stop = guided_steps(self._guidance_interval, len(timesteps))
+        predict = Predictor(
+            unet,
+            prompt_embeds,
+            negative_prompt_embeds,
+            condition,
+            class_labels,
+            cross_attention_kwargs,
+            channels=None if takes_variance(scheduler, unet.config.out_channels, channels) else channels,
+        )
+        self._num_timesteps, self._timesteps = len(timesteps), timesteps
+        guided, finite = None, FiniteSteps(self.stage_name, timesteps, scheduler)
+        for i, t in enumerate(timesteps):
+            if self.interrupt:
+                continue
+            self._current_timestep = t
+            scale = self.guidance_scale if guidance_scale is None else guidance_scale
+            was_guided, guided = guided, scale > 1 and guider is None and start <= i < stop
+            if guided != was_guided and getattr(unet, "is_cache_enabled", False):
+                unet._reset_stateful_cache()  # before the first step, and where the batch is halved or doubled
+            sample = scheduler.scale_model_input(latents, t)
+            if guider is not None:
+                guider.set_state(step=i, num_inference_steps=len(timesteps), timestep=t)
+                prediction = guide_by(guider, predict, sample, t, channels)
+            elif guided:
+                unconditional, conditional = predict.both(sample, t, self._split_guidance)
+                prediction = guide(unconditional, conditional, scale, channels)
+            else:
+                prediction = predict.conditional(sample, t)
+            latents = step(scheduler, prediction, t, latents, generator, eta)
+            finite.note(prediction, latents)
+            if callback_on_step_end is not None:
+                tensors = {"latents": latents, **predict.tensors}
+                wanted = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                changed = {**tensors, **(callback_on_step_end(self, i, t, wanted) or {})}
+                latents = changed["latents"]
+                # read anew: the callback may have changed text, weights or adapters
+                predict.read(changed["prompt_embeds"], changed["negative_prompt_embeds"])
+            if progress is not None:
+                progress.update()
+        finite.check(latents.dtype)
+        return latents
 
-    def gradient(
-        self, pipeline: Any, latents: Tensor, timestep: Tensor, text: Tensor, signal: float, noise: float
-    ) -> Tensor:
-        """The gradient of the squared error of the network's estimate of the known frames.
 
-        Args:
-            pipeline: the keyframe stage.
-            latents: (b, 3, f, h, w), with noise of the level of `timestep`.
-            timestep: one diffusion timestep, ().
-            text: the prompt's embeddings (b, tokens, width).
-            signal: what the clean frames are multiplied with at `timestep`.
-            noise: what the noise is multiplied with.
+def takes_variance(scheduler: Any, out_channels: int, channels: int) -> bool:
+    """Whether the scheduler takes its variance from a network with twice the channels (DeepFloyd IF's)."""
+    # A scheduler's config may carry a `variance_type` that it got from another scheduler and does not know.
+    if "variance_type" not in inspect.signature(type(scheduler).__init__).parameters or out_channels != 2 * channels:
+        return False
+    return scheduler.config.variance_type in ("learned", "learned_range")
 
-        Returns:
-            The gradient by `latents`, (b, 3, f, h, w).
-        """
-        with torch.enable_grad():
-            latents = latents.detach().requires_grad_()
-            prediction = pipeline.unet(latents, timestep, encoder_hidden_states=text, return_dict=False)[0]
-            prediction = prediction[:, : latents.shape[1]]  # without a predicted variance
-            estimate = {
-                "epsilon": lambda: (latents - noise * prediction) / signal,
-                "v_prediction": lambda: signal * latents - noise * prediction,
-                "sample": lambda: prediction,
-            }[pipeline.scheduler.config.prediction_type]()
-            error = (estimate[:, :, : self.known.shape[2]] - self.known).square().sum()
-            return torch.autograd.grad(error, latents)[0]
+
+class FiniteSteps:
+    """Watches a loop for NaN and infinity.
+
+    Args:
+        stage: its name, for the message.
+        timesteps: of the loop.
+        scheduler: of the loop.
+    """
+
+    def __init__(self, stage: str, timesteps: Tensor, scheduler: Any):
+        self.stage, self.timesteps, self.scheduler = stage, timesteps, scheduler
+        self._flags: list[Tensor] = []
+
+    def note(self, prediction: Tensor, latents: Tensor) -> None:
+        """Takes a step's tensors down, and on a CPU checks them at once."""
+        # Both: clipping in a scheduler makes infinity look like a number. An accelerator's flags are read once, after
+        # the loop: reading each would let it wait for the host at every step.
+        self._flags.append(torch.isfinite(prediction).all() & torch.isfinite(latents).all())
+        if latents.device.type == "cpu":
+            self.check(latents.dtype)
+
+    def check(self, dtype: torch.dtype) -> None:
+        """Raises FloatingPointError, naming stage and step, for the first step that was not finite."""
+        flags = torch.stack(self._flags).tolist() if self._flags else []
+        if False not in flags:
+            return
+        step = flags.index(False)
+        advice = "its network's weights or its options are to blame"
+        name, start = type(self.scheduler).__name__, self.scheduler.init_noise_sigma
+        if start > HIGHEST_START:
+            advice = f"{name}, which starts at a noise of {start:.0f}, is to blame"
+        elif dtype == torch.float16:
+            advice = "bfloat16 and float32 reach further"
+        raise FloatingPointError(
+            f"stage {self.stage!r}: step {step + 1} of {len(self.timesteps)} (timestep {self.timesteps[step]}) made "
+            f"NaN or infinity, in {dtype}: {advice}."
+        )
+
+
+def step(
+    scheduler: Any, prediction: Tensor, t: Tensor, latents: Tensor, generator: Generators, eta: float | None = None
+) -> Tensor:
+    """One `scheduler.step` on folded frames. Of a list of generators, each draws the noise of its own video.
+
+    diffusers takes one generator an image. Where that would not give the numbers that a video's generator draws for
+    all of its frames together, the videos are stepped one after the other (by a scheduler with a memory of its steps
+    they can't be: its videos are drawn frame by frame).
+    """
+    accepted = inspect.signature(scheduler.step).parameters
+    kwargs = {"eta": eta} if eta is not None and "eta" in accepted else {}
+    batch, num_frames = latents.shape[0], latents.shape[2]
+
+    def run(part: slice, draws_from: Generators) -> Tensor:
+        extra = {"generator": draws_from} if "generator" in accepted else {}
+        folded = scheduler.step(fold(prediction[part]), t, fold(latents[part]), **kwargs, **extra, return_dict=False)
+        return unfold(folded[0], latents[part].shape[0])
+
+    image_shape = (latents.shape[1], *latents.shape[3:])
+    if isinstance(generator, list) and batch == 1:
+        return run(slice(None), generator[0])
+    if not isinstance(generator, list) or draws_split_evenly(generator, image_shape):
+        return run(slice(None), per_frame(generator, num_frames))
+    if hasattr(scheduler, "step_index") or "generator" not in accepted:
+        return run(slice(None), per_frame(generator, num_frames))
+    return torch.cat([run(slice(i, i + 1), generator[i]) for i in range(batch)])
 
 
 # =====================================================================================================================
@@ -2268,229 +2357,6 @@ def _take_out(network: Any, name: str) -> None:
 
 
 # =====================================================================================================================
-# sampling/loop.py
-#
-# The denoising loop, the same in every stage.
-#
-# Frames are folded into the batch for `scheduler.step`, so that dynamic thresholding works per frame, and step noise
-# is drawn as (b·f, c, h, w), as the released code has it.
-# =====================================================================================================================
-
-
-class DenoisingMixin:
-    """The properties that a diffusers pipeline shows during a call, and the denoising loop."""
-
-    stage_name: str
-
-    guider: Any = None
-    """One of `diffusers.guiders`, to guide instead of `guidance_scale`; `stage.guider = ...` sets it."""
-
-    @property
-    def guidance_scale(self) -> float:
-        return self._guidance_scale
-
-    @property
-    def do_classifier_free_guidance(self) -> bool:
-        return self._guidance_scale > 1 or self.guider is not None
-
-    @property
-    def num_timesteps(self) -> int:
-        return self._num_timesteps
-
-    @property
-    def current_timestep(self) -> Tensor | None:
-        return self._current_timestep
-
-    @property
-    def timesteps(self) -> Tensor:
-        """Of the loop that runs, in order."""
-        return self._timesteps
-
-    @property
-    def interrupt(self) -> bool:
-        return self._interrupt
-
-    def begin(
-        self, guidance_scale: float, guidance_interval: Sequence[float] = (0.0, 1.0), split_guidance: bool = False
-    ) -> None:
-        """Resets the per-call state behind the properties."""
-        self._split_guidance = split_guidance
-        self._guidance_scale = self._call_guidance_scale = guidance_scale
-        self._guidance_interval = guidance_interval
-        self._current_timestep: Tensor | None = None
-        self._interrupt = False
-        self._num_timesteps = 0
-
-    def denoise(
-        self,
-        latents: Tensor,
-        timesteps: Tensor,
-        scheduler: Any,
-        prompt_embeds: Tensor,
-        negative_prompt_embeds: Tensor | None = None,
-        *,
-        condition: Tensor | None = None,
-        class_labels: Tensor | None = None,
-        generator: Generators = None,
-        unet: nn.Module | None = None,
-        guidance_scale: float | None = None,
-        progress: Any = None,
-        eta: float | None = None,
-        cross_attention_kwargs: dict[str, Any] | None = None,
-        callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-    ) -> Tensor:
-        """Runs `scheduler` over `timesteps`, with guidance inside of the call's `guidance_interval`.
-
-        Args:
-            latents: noise (b, c, f, h, w), already scaled by `init_noise_sigma`.
-            timesteps: falling.
-            scheduler: a copy that only this loop uses.
-            prompt_embeds: (b, l, d).
-            negative_prompt_embeds: (b, l, d); drives guidance.
-            condition: (b, c', f, h, w) behind the noisy channels at every step, for both guidance branches.
-            class_labels: (b,) noise level of the condition.
-            generator: for schedulers that draw noise in every step.
-            unet: the stage's own by default; an image UNet gets the frames as a batch.
-            guidance_scale: the call's by default, which a callback may change for the steps to come
-                (`pipe._guidance_scale = ...`); the next loop begins with the call's again.
-            progress: a progress bar to advance.
-            eta: DDIM's noise.
-            cross_attention_kwargs: `{"scale": ...}` for the network's adapters.
-            callback_on_step_end: as for the call.
-            callback_on_step_end_tensor_inputs: likewise.
-
-        Returns:
-            The denoised (b, c, f, h, w).
-
-        Raises:
-            FloatingPointError: a step gave NaN or infinity.
-        """
-        unet = self.unet if unet is None else unet
-        channels = latents.shape[1]
-        guider = self.guider if guidance_scale is None else None
-        if guidance_scale is None:
-            self._guidance_scale = self._call_guidance_scale
-        start, stop = guided_steps(self._guidance_interval, len(timesteps))
-        predict = Predictor(
-            unet,
-            prompt_embeds,
-            negative_prompt_embeds,
-            condition,
-            class_labels,
-            cross_attention_kwargs,
-            channels=None if takes_variance(scheduler, unet.config.out_channels, channels) else channels,
-        )
-        self._num_timesteps, self._timesteps = len(timesteps), timesteps
-        guided, finite = None, FiniteSteps(self.stage_name, timesteps, scheduler)
-        for i, t in enumerate(timesteps):
-            if self.interrupt:
-                continue
-            self._current_timestep = t
-            scale = self.guidance_scale if guidance_scale is None else guidance_scale
-            was_guided, guided = guided, scale > 1 and guider is None and start <= i < stop
-            if guided != was_guided and getattr(unet, "is_cache_enabled", False):
-                unet._reset_stateful_cache()  # before the first step, and where the batch is halved or doubled
-            sample = scheduler.scale_model_input(latents, t)
-            if guider is not None:
-                guider.set_state(step=i, num_inference_steps=len(timesteps), timestep=t)
-                prediction = guide_by(guider, predict, sample, t, channels)
-            elif guided:
-                unconditional, conditional = predict.both(sample, t, self._split_guidance)
-                prediction = guide(unconditional, conditional, scale, channels)
-            else:
-                prediction = predict.conditional(sample, t)
-            latents = step(scheduler, prediction, t, latents, generator, eta)
-            finite.note(prediction, latents)
-            if callback_on_step_end is not None:
-                tensors = {"latents": latents, **predict.tensors}
-                wanted = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                changed = {**tensors, **(callback_on_step_end(self, i, t, wanted) or {})}
-                latents = changed["latents"]
-                # read anew: the callback may have changed text, weights or adapters
-                predict.read(changed["prompt_embeds"], changed["negative_prompt_embeds"])
-            if progress is not None:
-                progress.update()
-        finite.check(latents.dtype)
-        return latents
-
-
-def takes_variance(scheduler: Any, out_channels: int, channels: int) -> bool:
-    """Whether the scheduler takes its variance from a network with twice the channels (DeepFloyd IF's)."""
-    # A scheduler's config may carry a `variance_type` that it got from another scheduler and does not know.
-    if "variance_type" not in inspect.signature(type(scheduler).__init__).parameters or out_channels != 2 * channels:
-        return False
-    return scheduler.config.variance_type in ("learned", "learned_range")
-
-
-class FiniteSteps:
-    """Watches a loop for NaN and infinity.
-
-    Args:
-        stage: its name, for the message.
-        timesteps: of the loop.
-        scheduler: of the loop.
-    """
-
-    def __init__(self, stage: str, timesteps: Tensor, scheduler: Any):
-        self.stage, self.timesteps, self.scheduler = stage, timesteps, scheduler
-        self._flags: list[Tensor] = []
-
-    def note(self, prediction: Tensor, latents: Tensor) -> None:
-        """Takes a step's tensors down, and on a CPU checks them at once."""
-        # Both: clipping in a scheduler makes infinity look like a number. An accelerator's flags are read once, after
-        # the loop: reading each would let it wait for the host at every step.
-        self._flags.append(torch.isfinite(prediction).all() & torch.isfinite(latents).all())
-        if latents.device.type == "cpu":
-            self.check(latents.dtype)
-
-    def check(self, dtype: torch.dtype) -> None:
-        """Raises FloatingPointError, naming stage and step, for the first step that was not finite."""
-        flags = torch.stack(self._flags).tolist() if self._flags else []
-        if False not in flags:
-            return
-        step = flags.index(False)
-        advice = "its network's weights or its options are to blame"
-        name, start = type(self.scheduler).__name__, self.scheduler.init_noise_sigma
-        if start > HIGHEST_START:
-            advice = f"{name}, which starts at a noise of {start:.0f}, is to blame"
-        elif dtype == torch.float16:
-            advice = "bfloat16 and float32 reach further"
-        raise FloatingPointError(
-            f"stage {self.stage!r}: step {step + 1} of {len(self.timesteps)} (timestep {self.timesteps[step]}) made "
-            f"NaN or infinity, in {dtype}: {advice}."
-        )
-
-
-def step(
-    scheduler: Any, prediction: Tensor, t: Tensor, latents: Tensor, generator: Generators, eta: float | None = None
-) -> Tensor:
-    """One `scheduler.step` on folded frames. Of a list of generators, each draws the noise of its own video.
-
-    diffusers takes one generator an image. Where that would not give the numbers that a video's generator draws for
-    all of its frames together, the videos are stepped one after the other (by a scheduler with a memory of its steps
-    they can't be: its videos are drawn frame by frame).
-    """
-    accepted = inspect.signature(scheduler.step).parameters
-    kwargs = {"eta": eta} if eta is not None and "eta" in accepted else {}
-    batch, num_frames = latents.shape[0], latents.shape[2]
-
-    def run(part: slice, draws_from: Generators) -> Tensor:
-        extra = {"generator": draws_from} if "generator" in accepted else {}
-        folded = scheduler.step(fold(prediction[part]), t, fold(latents[part]), **kwargs, **extra, return_dict=False)
-        return unfold(folded[0], latents[part].shape[0])
-
-    image_shape = (latents.shape[1], *latents.shape[3:])
-    if isinstance(generator, list) and batch == 1:
-        return run(slice(None), generator[0])
-    if not isinstance(generator, list) or draws_split_evenly(generator, image_shape):
-        return run(slice(None), per_frame(generator, num_frames))
-    if hasattr(scheduler, "step_index") or "generator" not in accepted:
-        return run(slice(None), per_frame(generator, num_frames))
-    return torch.cat([run(slice(i, i + 1), generator[i]) for i in range(batch)])
-
-
-# =====================================================================================================================
 # ladder/safety.py
 #
 # The slot for a safety checker, as DeepFloyd IF has it in diffusers: it sees frames before they are handed out.
@@ -3014,162 +2880,317 @@ class Recipe:
 
 
 # =====================================================================================================================
-# ladder/cascade.py
+# ladder/texts.py
 #
-# The cascade engine: everything that a cascade does, read off its rungs.
-#
-#     class MyCascadePipeline(CascadePipeline):         rungs = (Rung("keyframes", KeyframePipeline), Rung("upscale",
-# UpscalePipeline))         recipes = {"default": Recipe({"keyframes": {...}, "upscale": {...}})}
-#
-# All components are registered flat, with the rung's name in front (`keyframes_unet`, `upscale_unet`, ...) unless the
-# rung says otherwise, so that `to`, `save_pretrained`, offloading and `device_map` are diffusers' own. A stage is a
-# property (`pipe.keyframes`): a pipeline over the registered components. What is set on one is set on the other.
+# The text of a cascade's call: each encoder runs once, for all stages that read it.
 # =====================================================================================================================
 
 
 Embeds = Mapping[str, Tensor | None]
 
 
-class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeline):
-    """Stages in a row. A subclass has `rungs` and `recipes`, and no code of its own."""
+class Texts:
+    """The embeddings of a call, made by each text encoder when the first stage that reads it comes."""
 
-    rungs: ClassVar[tuple[Rung, ...]] = ()
-    recipes: ClassVar[Mapping[str, Recipe]] = {}
-    stage_names: ClassVar[tuple[str, ...]] = ()
-    low_memory_options: ClassVar[StageOptions] = {}
-    """What `enable_low_memory` puts over a checkpoint's options: the same numbers in smaller portions."""
-    readers: ClassVar[tuple[str, ...]] = ()
-    """What stands before `prompt_embeds` in the call's arguments, for each text encoder; the first rung's first."""
+    def __init__(
+        self,
+        pipe: CascadePipeline,
+        names: tuple[str, ...],
+        recipe: str,
+        options: StageOptions,
+        prompt: Any,
+        negative_prompt: Any,
+        embeds: Embeds,
+        num_videos_per_prompt: int,
+    ):
+        self.pipe, self.options, self.embeds = pipe, options, embeds
+        self.prompt, self.negative_prompt = prompt, negative_prompt
+        self.num_videos_per_prompt = num_videos_per_prompt
+        self.rungs = {rung.name: rung for rung in pipe.rungs if rung.name in names}
+        self.clean_caption = pipe.recipes[recipe].clean_caption
+        told = pipe.recipes[recipe].negative_prompt_stages
+        self.gets_negative = {name: told is None or name in told for name in names}
+        self._made: dict[tuple[str, bool], dict[str, Tensor | None]] = {}
 
-    _callback_tensor_inputs = StagePipeline._callback_tensor_inputs  # of every stage
+    def of(self, name: str) -> dict[str, Tensor | None]:
+        """`prompt_embeds` and `negative_prompt_embeds` of a stage, one row a video."""
+        reader, gets_negative = self.rungs[name].reader, self.gets_negative[name]
+        key = (reader, gets_negative)
+        if key not in self._made:
+            others = [r for r in self.rungs.values() if (r.reader, self.gets_negative[r.name]) == key]
+            guided = any(self.pipe.stage(r.name).needs_negative(r.call(self.options[r.name])) for r in others)
+            given = self.embeds.get(f"{reader}prompt_embeds")
+            negative = self.embeds.get(f"{reader}negative_prompt_embeds")
+            made = self.pipe.stage(name).encode_prompt(
+                self.prompt if given is None else None,
+                self.negative_prompt if gets_negative and negative is None else None,
+                self.num_videos_per_prompt,
+                guided,
+                self.pipe._execution_device,
+                given,
+                negative,
+                self.clean_caption,
+            )
+            self._made[key] = dict(zip(("prompt_embeds", "negative_prompt_embeds"), made, strict=True))
+        return self._made[key]
+
+
+# =====================================================================================================================
+# ladder/checks.py
+#
+# The checks of a cascade's call: all stages' text and options, before any model runs.
+# =====================================================================================================================
+
+
+class ChecksMixin:
+    """Every stage's own checks, on what it will get."""
+
+    rungs: ClassVar[tuple[Rung, ...]]
+    readers: ClassVar[tuple[str, ...]]
+
+    def check_text(
+        self,
+        names: tuple[str, ...],
+        options: StageOptions,
+        prompt: Any,
+        negative_prompt: Any,
+        embeds: Embeds,
+    ) -> int:
+        """Checks the prompts and embeddings of all stages against each other and their networks.
+
+        Args:
+            names: the stages to run, in their order.
+            options: stage -> its call's options.
+            prompt: the call's.
+            negative_prompt: likewise.
+            embeds: the call's, by the names of its arguments; (prompts, tokens, width) or None each.
+
+        Returns:
+            How many prompts there are.
+
+        Raises:
+            ValueError, TypeError: naming the argument, its value and what is allowed.
+        """
+        count: int | None = None
+        for rung in (rung for rung in self.rungs if rung.name in names):
+            reader, stage = rung.reader, self.stage(rung.name)
+            given, negative = embeds.get(f"{reader}prompt_embeds"), embeds.get(f"{reader}negative_prompt_embeds")
+            if prompt is None and given is None and reader != self.readers[0]:
+                raise ValueError(
+                    f"`{reader}prompt_embeds` is required with `{self.readers[0]}prompt_embeds`: stage {rung.name!r} "
+                    "reads a text encoder of its own, got None."
+                )
+            # the first reader's embeddings stand in place of the prompt, the others' may stand beside it
+            own = reader != self.readers[0]
+            text = None if own and given is not None else prompt
+            negative_text = None if own and negative is not None else negative_prompt
+            here = check_prompts(text, negative_text, given, negative, text_width(stage.unet), reader)
+            stage.check_encoder(text, given, negative, stage.needs_negative(rung.call(options[rung.name])), reader)
+            if count not in (None, here):
+                raise ValueError(f"`{reader}prompt_embeds` must hold {count} rows, one a prompt, got {here}.")
+            count = here
+        assert count is not None
+        return count
+
+    def check_stages(
+        self,
+        names: tuple[str, ...],
+        options: StageOptions,
+        batch: int,
+        num_frames: int | None = None,
+        callback_tensor_inputs: list[str] | None = None,
+        given: tuple[int, Extent] | None = None,
+    ) -> dict[str, Extent]:
+        """Runs every stage's own checks on what it will get, so that a bad option of the last one is told at once.
+
+        Args:
+            names: the stages to run, in their order.
+            options: stage -> its call's options, from `resolve_options`.
+            batch: how many videos.
+            num_frames: how many frames the video is to have; None keeps all.
+            callback_tensor_inputs: what the step callback asks for, or None.
+            given: how many videos the first of them is given, and their extent; None where it takes none.
+
+        Returns:
+            Stage -> what it will make.
+
+        Raises:
+            ValueError, TypeError: what a stage's checks raise, with the stage's name before it.
+        """
+        wanted = {} if num_frames is None else self.frames_wanted(options, num_frames)
+        extents = {}
+        for rung in (rung for rung in self.rungs if rung.name in names):
+            call = rung.call({**options[rung.name], "callback_on_step_end_tensor_inputs": callback_tensor_inputs})
+            try:
+                batch, extent = self.stage(rung.name).check_call(call, batch, given)
+            except (ValueError, TypeError) as error:
+                raise type(error)(f"stage {rung.name!r}: {error}") from None
+            extents[rung.name] = extent._replace(frames=min(extent.frames, wanted.get(rung.name, extent.frames)))
+            given = batch, extents[rung.name]
+        return extents
+
+
+# =====================================================================================================================
+# ladder/known_frames.py
+#
+# Keyframes that begin with given ones: image to video, and videos longer than one clip.
+# =====================================================================================================================
+
+
+class KnownFrames(PipelineCallback):
+    """Makes the first keyframes be the given ones, and the others go on from them; no training is needed.
+
+    After each step the known frames take their places again, with noise of the level that the step has reached
+    (replacement), and the other frames move so that the network's own estimate of the known ones comes out right
+    (reconstruction guidance: Ho et al., Video Diffusion Models, 2022, section 3.1, Eq. 7; here it corrects the noisy
+    frames between the steps, not the estimate within one). Replacement alone leaves the others where chance put them.
+
+    It is a callback for the keyframe stage, or for a whole cascade, whose later stages it leaves alone:
+
+        pipe(prompt, callback_on_step_end=KnownFrames([image]))
+
+    Each step costs one call of the network more, with its gradient, in as much memory as training on one clip takes.
+
+    Args:
+        frames: the known first keyframes, at least 1 and fewer than the stage makes, in any form of `to_model_space`;
+            resized to the keyframes' size. One video, or one for each of the call.
+        weight: of the guidance, at least 0; 0 is replacement alone. 10 was best of 0, 5 and 10 on the tiny cascade.
+        generator: of the known frames' noise.
+    """
+
+    def __init__(self, frames: Any, weight: float = 10.0, generator: torch.Generator | None = None):
+        super().__init__()
+        check_number(weight, "weight", low=0)
+        self.frames = to_model_space(frames)
+        self.weight = weight
+        self.generator = generator
+        self.known, self.noise = self.frames, self.frames  # of the call that runs; set by its first step
+
+    @property
+    def tensor_inputs(self) -> list[str]:
+        return ["latents", "prompt_embeds"]
+
+    def beside(self, callback: Callable | None, tensor_inputs: list[str] | None) -> tuple[Callable, list[str]]:
+        """One callback that does this and then a caller's own.
+
+        Args:
+            callback: the caller's, or None.
+            tensor_inputs: what it asks for, or None.
+
+        Returns:
+            The callback, and what it asks for.
+        """
+        if callback is None:
+            return self, self.tensor_inputs
+        own = tensor_inputs if tensor_inputs is not None else getattr(callback, "tensor_inputs", ["latents"])
+
+        def both(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            tensors = {**tensors, **self(pipeline, step, timestep, tensors)}
+            return {**tensors, **(callback(pipeline, step, timestep, {name: tensors[name] for name in own}) or {})}
+
+        return both, list(dict.fromkeys([*self.tensor_inputs, *own]))
+
+    def callback_fn(self, pipeline: Any, step_index: int, timestep: Any, callback_kwargs: dict) -> dict[str, Tensor]:
+        """What the stage calls after each step.
+
+        Args:
+            pipeline: the stage.
+            step_index: the step that was made, from 0.
+            timestep: its diffusion timestep.
+            callback_kwargs: `latents`, (b, 3, f, h, w), and `prompt_embeds`, (prompts, tokens, width).
+
+        Returns:
+            `latents`, (b, 3, f, h, w), changed; nothing for a stage that makes no keyframes.
+        """
+        if pipeline.takes:  # frames: a later stage
+            return {}
+        latents = callback_kwargs["latents"]
+        count = self.frames.shape[2]
+        if step_index == 0:
+            self.begin(pipeline, latents)
+        if step_index + 1 == len(pipeline.timesteps):
+            return {"latents": torch.cat([self.known, latents[:, :, count:]], dim=2)}
+
+        next_timestep = pipeline.timesteps[step_index + 1]
+        signal = pipeline.scheduler.alphas_cumprod[next_timestep.cpu().long()].sqrt().item()
+        noise = (1 - signal**2) ** 0.5
+        latents = torch.cat([signal * self.known + noise * self.noise, latents[:, :, count:]], dim=2)
+        if self.weight:
+            gradient = self.gradient(pipeline, latents, next_timestep, callback_kwargs["prompt_embeds"], signal, noise)
+            moved = latents - self.weight * signal / 2 * gradient
+            latents = torch.cat([latents[:, :, :count], moved[:, :, count:]], dim=2)
+        return {"latents": latents}
+
+    def begin(self, pipeline: Any, latents: Tensor) -> None:
+        """Brings the known frames to the call's size and draws their noise.
+
+        Args:
+            pipeline: the keyframe stage.
+            latents: (b, 3, f, h, w) of the call.
+
+        Raises:
+            ValueError: `frames` do not fit the call, or the scheduler scales its samples.
+        """
+        batch, _, num_frames, height, width = latents.shape
+        videos, _, count = self.frames.shape[:3]
+        if count >= num_frames or videos not in (1, batch):
+            raise ValueError(
+                f"`frames` must hold 1 or {batch} videos of at most {num_frames - 1} keyframes, "
+                f"got {videos} of {count}."
+            )
+        if pipeline.scheduler.init_noise_sigma != 1:
+            raise ValueError(
+                "`KnownFrames` needs a scheduler that preserves variance (DDPM, DDIM, DPM-Solver++, UniPC), "
+                f"got {type(pipeline.scheduler).__name__}."
+            )
+        small = F.interpolate(fold(self.frames), (height, width), mode="bilinear", antialias=True, align_corners=False)
+        self.known = unfold(small, videos).expand(batch, -1, -1, -1, -1).to(latents)
+        self.noise = draw(tuple(self.known.shape), self.generator, like=latents)
+
+    def gradient(
+        self, pipeline: Any, latents: Tensor, timestep: Tensor, text: Tensor, signal: float, noise: float
+    ) -> Tensor:
+        """The gradient of the squared error of the network's estimate of the known frames.
+
+        Args:
+            pipeline: the keyframe stage.
+            latents: (b, 3, f, h, w), with noise of the level of `timestep`.
+            timestep: one diffusion timestep, ().
+            text: the prompt's embeddings (b, tokens, width).
+            signal: what the clean frames are multiplied with at `timestep`.
+            noise: what the noise is multiplied with.
+
+        Returns:
+            The gradient by `latents`, (b, 3, f, h, w).
+        """
+        with torch.enable_grad():
+            latents = latents.detach().requires_grad_()
+            prediction = pipeline.unet(latents, timestep, encoder_hidden_states=text, return_dict=False)[0]
+            prediction = prediction[:, : latents.shape[1]]  # without a predicted variance
+            estimate = {
+                "epsilon": lambda: (latents - noise * prediction) / signal,
+                "v_prediction": lambda: signal * latents - noise * prediction,
+                "sample": lambda: prediction,
+            }[pipeline.scheduler.config.prediction_type]()
+            error = (estimate[:, :, : self.known.shape[2]] - self.known).square().sum()
+            return torch.autograd.grad(error, latents)[0]
+
+
+# =====================================================================================================================
+# ladder/options.py
+#
+# The options of a cascade's stages: recipes, what a checkpoint has over them, and the caller's over those.
+# =====================================================================================================================
+
+
+class OptionsMixin:
+    """What follows from options alone: which there are, how many frames each stage makes, how often networks run."""
+
+    rungs: ClassVar[tuple[Rung, ...]]
+    recipes: ClassVar[Mapping[str, Recipe]]
+    stage_names: ClassVar[tuple[str, ...]]
+    config: Any
     _memory_options: StageOptions = {}
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "rungs" not in cls.__dict__:
-            return
-        check_rungs(cls.rungs)
-        cls.stage_names = tuple(rung.name for rung in cls.rungs)
-        cls.readers = tuple(dict.fromkeys(rung.reader for rung in cls.rungs))
-        cls.low_memory_options = {rung.name: dict(rung.stage.low_memory) for rung in cls.rungs}
-        cls._lora_networks = list(dict.fromkeys(rung.network for rung in cls.rungs))
-        order = [r.parts[name] for r in cls.rungs for name in r.stage.model_cpu_offload_seq.split("->")]
-        order = [name for name in dict.fromkeys(order) if name != "safety_checker"]
-        cls.model_cpu_offload_seq = "->".join([*order, "safety_checker"])
-        optional = [r.parts[name] for r in cls.rungs for name in r.stage._optional_components]
-        cls._optional_components = list(dict.fromkeys(optional))
-        cls.__init__ = _initialiser(cls)
-        if "__call__" not in cls.__dict__:
-            cls.__call__ = _caller(cls)
-        for name in cls.stage_names:
-            setattr(cls, name, property(lambda self, name=name: self.stage(name), doc=f"The stage {name!r}."))
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in self.__dict__ and not hasattr(type(self), name):
-            own = dict.fromkeys(rung.parts[name] for rung in self.rungs if name in rung.parts)
-            if own and name not in own:
-                raise AttributeError(f"`{name}` is a stage's: set {' or '.join(f'`{part}`' for part in own)}.")
-        super().__setattr__(name, value)
-
-    # --- stages: views over the registered components ----------------------------------------------------------------
-
-    def stage(self, name: str) -> StagePipeline:
-        """A stage: a pipeline over this cascade's components, the same one whenever it is asked for.
-
-        Args:
-            name: one of `stage_names`.
-
-        Returns:
-            The pipeline.
-        """
-        rung = self.rungs[self.stage_names.index(name)]
-        views = self.__dict__.setdefault("_views", {})
-        parts = {own: getattr(self, part) for own, part in rung.parts.items()}
-        view = views.get(name)
-        if view is None:
-            view = views[name] = rung.stage(**parts)
-            view.stage_name = name
-        else:
-            view.register_modules(**{own: part for own, part in parts.items() if getattr(view, own) is not part})
-        view.bind(self, rung.parts)
-        view.set_progress_bar_config(**{"desc": name, **getattr(self, "_progress_bar_config", {})})
-        return view
-
-    # --- other ways in -----------------------------------------------------------------------------------------------
-
-    @classmethod
-    def from_stages(
-        cls,
-        *,
-        stage_defaults: StageOptions | None = None,
-        feature_extractor: BaseImageProcessor | None = None,
-        safety_checker: PreTrainedModel | None = None,
-        **stages: Any,
-    ) -> CascadePipeline:
-        """Makes a cascade of stages that were published one by one. What rungs share comes from the first of them.
-
-        Args:
-            stage_defaults: as for the class.
-            feature_extractor: as for the class; loaded stages' own are not taken over.
-            safety_checker: likewise.
-            stages: each of `stage_names`, a Hub id, a folder, or a loaded pipeline; and arguments for every
-                `from_pretrained`, such as `dtype=torch.float16` or `variant="fp16"`.
-
-        Returns:
-            The cascade over the stages' components.
-
-        Raises:
-            TypeError: a stage is missing.
-        """
-        if missing := [name for name in cls.stage_names if stages.get(name) is None]:
-            raise TypeError(f"`from_stages` needs {list(cls.stage_names)}, got none for {missing}.")
-        kwargs = {name: value for name, value in stages.items() if name not in cls.stage_names}
-        components: dict[str, Any] = {}
-        for rung in cls.rungs:
-            source = stages[rung.name]
-            if not isinstance(source, DiffusionPipeline):
-                there = [own for own, part in rung.parts.items() if part in components]
-                without = {own: None for own in there if own in rung.stage._optional_components}
-                source = rung.stage.from_pretrained(source, **without, **kwargs)
-            for own, part in rung.parts.items():
-                components.setdefault(part, getattr(source, own))
-        components |= {"feature_extractor": feature_extractor, "safety_checker": safety_checker}
-        return cls(**components, stage_defaults=stage_defaults)
-
-    # --- memory ------------------------------------------------------------------------------------------------------
-
-    def enable_low_memory(self, device: torch.device | str | None = None, **kwargs: Any) -> None:
-        """Runs in the least memory of `device`, without another result: weights and frames visit it in small portions.
-
-        Every network is offloaded leaf by leaf (`enable_group_offload`), with streams where the device has them, so
-        that the next layer's weights arrive while one computes; guidance takes one branch after the other, windows and
-        the VAE's frames one by one. `enable_model_cpu_offload` is faster, where the largest network fits beside its
-        activations.
-
-        Args:
-            device: where the networks run; by default the accelerator at hand.
-            kwargs: for `enable_group_offload`, such as `low_cpu_mem_usage=True`, which pins no weights beforehand.
-
-        Raises:
-            RuntimeError: no `device` was given and there is no accelerator.
-        """
-        if device is None and get_device() == "cpu":
-            raise RuntimeError("`device` is required: no accelerator was found.")
-        device = torch.device(device or get_device())
-        streams = {"use_stream": device.type in ("cuda", "xpu")}
-        self.enable_group_offload(device, **{"offload_type": "leaf_level", **streams, **kwargs})
-        self._memory_options = self.low_memory_options
-
-    def _offload_stages(self) -> None:
-        """Takes what `enable_model_cpu_offload` has on the device off it.
-
-        By itself a network waits for the next one in `model_cpu_offload_seq` to push it out, and stays where that one
-        is not called: where a text's embeddings are given, say.
-        """
-        for hook in getattr(self, "_all_hooks", []):
-            hook.offload()
-
-    # --- options -----------------------------------------------------------------------------------------------------
 
     @classmethod
     def stage_option_names(cls, name: str) -> list[str]:
@@ -3288,6 +3309,242 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
             yield rung, call, given, extent
             given = extent
 
+
+# =====================================================================================================================
+# ladder/signatures.py
+#
+# The signatures that a cascade's rungs make: its components, and the embeddings that its call takes.
+# =====================================================================================================================
+
+
+def check_rungs(rungs: tuple[Rung, ...]) -> None:
+    """Rungs that can stand on each other.
+
+    Raises:
+        ValueError: two of one name, or one that can't take what the one before it gives, named.
+    """
+    names = [rung.name for rung in rungs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"`rungs` must have names of their own, got {names}.")
+    for before, rung in zip(rungs, rungs[1:], strict=False):
+        gives = {before.stage.gives, PIXELS}  # latents are decoded for a stage that takes pixels
+        if not gives & set(rung.stage.takes):
+            raise ValueError(
+                f"`rungs`: {rung.name!r} takes {' or '.join(rung.stage.takes) or 'no frames'}, and {before.name!r} "
+                f"gives {before.stage.gives}."
+            )
+
+
+def initialiser(cls: type[CascadePipeline]) -> Callable[..., None]:
+    """`__init__` with every rung's components as arguments: those that are required, then the others.
+
+    diffusers reads the components of a pipeline off that signature, names, types and all.
+    """
+    self_ = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    found: dict[str, inspect.Parameter] = {}
+    for rung in cls.rungs:
+        hints = get_type_hints(rung.stage.__init__)
+        for own, parameter in list(inspect.signature(rung.stage.__init__).parameters.items())[1:]:
+            name = rung.parts[own]
+            found.setdefault(name, parameter.replace(name=name, annotation=hints.get(own, Any)))
+    always = [found.pop("feature_extractor"), found.pop("safety_checker")]
+    defaults = self_.replace(name="stage_defaults", default=None, annotation=dict | None)
+    required = [p for p in found.values() if p.default is inspect.Parameter.empty]
+    optional = [p for p in found.values() if p.default is not inspect.Parameter.empty]
+    signature = inspect.Signature([self_, *required, *optional, defaults, *always])
+
+    def __init__(self: CascadePipeline, *args: Any, **kwargs: Any) -> None:
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        components = {name: part for name, part in bound.arguments.items() if name not in ("self", "stage_defaults")}
+        DiffusionPipeline.__init__(self)
+        self.register_modules(**components)
+        self.register_to_config(stage_defaults=bound.arguments["stage_defaults"])
+
+    __init__.__signature__ = signature
+    __init__.__annotations__ = {p.name: p.annotation for p in signature.parameters.values() if p.name != "self"}
+    __init__.__qualname__, __init__.__module__ = f"{cls.__qualname__}.__init__", cls.__module__
+    return __init__
+
+
+def caller(cls: type[CascadePipeline], call: Callable[..., Any]) -> Callable[..., Any]:
+    """`__call__` with the embeddings of every reader among its arguments, by name and in the docstring."""
+    general = inspect.signature(call)
+    ends = {
+        "prompt_embeds": "(prompts, tokens, width), from `pipe.{stage}.encode_prompt`; needed with `prompt_embeds`.",
+        "negative_prompt_embeds": "likewise, (prompts, tokens, width), of the negative prompts.",
+    }
+    told: dict[str, str] = {}
+    for reader in cls.readers[1:]:
+        stage = next(rung.name for rung in cls.rungs if rung.reader == reader)
+        told |= {f"{reader}{end}": text.format(stage=stage) for end, text in ends.items()}
+    embeds = general.parameters["prompt_embeds"]
+    own = [embeds.replace(name=name, kind=inspect.Parameter.KEYWORD_ONLY) for name in told]
+    kept = [p for p in general.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+
+    def __call__(self: CascadePipeline, *args: Any, **kwargs: Any) -> VideoPipelineOutput | tuple:
+        return call(self, *args, **kwargs)
+
+    doc = inspect.cleandoc(call.__doc__ or "")
+    before, after = doc[: doc.index("    embeds: ")], doc[doc.index("\nReturns:") :]
+    __call__.__doc__ = before + "".join(f"    {name}: {text}\n" for name, text in told.items()) + after
+    __call__.__signature__ = general.replace(parameters=[*kept, *own])
+    __call__.__qualname__, __call__.__module__ = f"{cls.__qualname__}.__call__", cls.__module__
+    return __call__
+
+
+# =====================================================================================================================
+# ladder/cascade.py
+#
+# The cascade engine: everything that a cascade does, read off its rungs.
+#
+#     class MyCascadePipeline(CascadePipeline):         rungs = (Rung("keyframes", KeyframePipeline), Rung("upscale",
+# UpscalePipeline))         recipes = {"default": Recipe({"keyframes": {...}, "upscale": {...}})}
+#
+# All components are registered flat, with the rung's name in front (`keyframes_unet`, `upscale_unet`, ...) unless the
+# rung says otherwise, so that `to`, `save_pretrained`, offloading and `device_map` are diffusers' own. A stage is a
+# property (`pipe.keyframes`): a pipeline over the registered components. What is set on one is set on the other.
+# =====================================================================================================================
+
+
+class CascadePipeline(OptionsMixin, ChecksMixin, NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeline):
+    """Stages in a row. A subclass has `rungs` and `recipes`, and no code of its own."""
+
+    rungs: ClassVar[tuple[Rung, ...]] = ()
+    recipes: ClassVar[Mapping[str, Recipe]] = {}
+    stage_names: ClassVar[tuple[str, ...]] = ()
+    low_memory_options: ClassVar[StageOptions] = {}
+    """What `enable_low_memory` puts over a checkpoint's options: the same numbers in smaller portions."""
+    readers: ClassVar[tuple[str, ...]] = ()
+    """What stands before `prompt_embeds` in the call's arguments, for each text encoder; the first rung's first."""
+
+    _callback_tensor_inputs = StagePipeline._callback_tensor_inputs  # of every stage
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "rungs" not in cls.__dict__:
+            return
+        check_rungs(cls.rungs)
+        cls.stage_names = tuple(rung.name for rung in cls.rungs)
+        cls.readers = tuple(dict.fromkeys(rung.reader for rung in cls.rungs))
+        cls.low_memory_options = {rung.name: dict(rung.stage.low_memory) for rung in cls.rungs}
+        cls._lora_networks = list(dict.fromkeys(rung.network for rung in cls.rungs))
+        order = [r.parts[name] for r in cls.rungs for name in r.stage.model_cpu_offload_seq.split("->")]
+        order = [name for name in dict.fromkeys(order) if name != "safety_checker"]
+        cls.model_cpu_offload_seq = "->".join([*order, "safety_checker"])
+        optional = [r.parts[name] for r in cls.rungs for name in r.stage._optional_components]
+        cls._optional_components = list(dict.fromkeys(optional))
+        cls.__init__ = initialiser(cls)
+        if "__call__" not in cls.__dict__:
+            cls.__call__ = caller(cls, CascadePipeline.__call__)
+        for name in cls.stage_names:
+            setattr(cls, name, property(lambda self, name=name: self.stage(name), doc=f"The stage {name!r}."))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in self.__dict__ and not hasattr(type(self), name):
+            own = dict.fromkeys(rung.parts[name] for rung in self.rungs if name in rung.parts)
+            if own and name not in own:
+                raise AttributeError(f"`{name}` is a stage's: set {' or '.join(f'`{part}`' for part in own)}.")
+        super().__setattr__(name, value)
+
+    # --- stages: views over the registered components ----------------------------------------------------------------
+
+    def stage(self, name: str) -> StagePipeline:
+        """A stage: a pipeline over this cascade's components, the same one whenever it is asked for.
+
+        Args:
+            name: one of `stage_names`.
+
+        Returns:
+            The pipeline.
+        """
+        rung = self.rungs[self.stage_names.index(name)]
+        views = self.__dict__.setdefault("_views", {})
+        parts = {own: getattr(self, part) for own, part in rung.parts.items()}
+        view = views.get(name)
+        if view is None:
+            view = views[name] = rung.stage(**parts)
+            view.stage_name = name
+        else:
+            view.register_modules(**{own: part for own, part in parts.items() if getattr(view, own) is not part})
+        view.bind(self, rung.parts)
+        view.set_progress_bar_config(**{"desc": name, **getattr(self, "_progress_bar_config", {})})
+        return view
+
+    # --- other ways in -----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_stages(
+        cls,
+        *,
+        stage_defaults: StageOptions | None = None,
+        feature_extractor: BaseImageProcessor | None = None,
+        safety_checker: PreTrainedModel | None = None,
+        **stages: Any,
+    ) -> CascadePipeline:
+        """Makes a cascade of stages that were published one by one. What rungs share comes from the first of them.
+
+        Args:
+            stage_defaults: as for the class.
+            feature_extractor: as for the class; loaded stages' own are not taken over.
+            safety_checker: likewise.
+            stages: each of `stage_names`, a Hub id, a folder, or a loaded pipeline; and arguments for every
+                `from_pretrained`, such as `dtype=torch.float16` or `variant="fp16"`.
+
+        Returns:
+            The cascade over the stages' components.
+
+        Raises:
+            TypeError: a stage is missing.
+        """
+        if missing := [name for name in cls.stage_names if stages.get(name) is None]:
+            raise TypeError(f"`from_stages` needs {list(cls.stage_names)}, got none for {missing}.")
+        kwargs = {name: value for name, value in stages.items() if name not in cls.stage_names}
+        components: dict[str, Any] = {}
+        for rung in cls.rungs:
+            source = stages[rung.name]
+            if not isinstance(source, DiffusionPipeline):
+                there = [own for own, part in rung.parts.items() if part in components]
+                without = {own: None for own in there if own in rung.stage._optional_components}
+                source = rung.stage.from_pretrained(source, **without, **kwargs)
+            for own, part in rung.parts.items():
+                components.setdefault(part, getattr(source, own))
+        components |= {"feature_extractor": feature_extractor, "safety_checker": safety_checker}
+        return cls(**components, stage_defaults=stage_defaults)
+
+    # --- memory ------------------------------------------------------------------------------------------------------
+
+    def enable_low_memory(self, device: torch.device | str | None = None, **kwargs: Any) -> None:
+        """Runs in the least memory of `device`, without another result: weights and frames visit it in small portions.
+
+        Every network is offloaded leaf by leaf (`enable_group_offload`), with streams where the device has them, so
+        that the next layer's weights arrive while one computes; guidance takes one branch after the other, windows and
+        the VAE's frames one by one. `enable_model_cpu_offload` is faster, where the largest network fits beside its
+        activations.
+
+        Args:
+            device: where the networks run; by default the accelerator at hand.
+            kwargs: for `enable_group_offload`, such as `low_cpu_mem_usage=True`, which pins no weights beforehand.
+
+        Raises:
+            RuntimeError: no `device` was given and there is no accelerator.
+        """
+        if device is None and get_device() == "cpu":
+            raise RuntimeError("`device` is required: no accelerator was found.")
+        device = torch.device(device or get_device())
+        streams = {"use_stream": device.type in ("cuda", "xpu")}
+        self.enable_group_offload(device, **{"offload_type": "leaf_level", **streams, **kwargs})
+        self._memory_options = self.low_memory_options
+
+    def _offload_stages(self) -> None:
+        """Takes what `enable_model_cpu_offload` has on the device off it.
+
+        By itself a network waits for the next one in `model_cpu_offload_seq` to push it out, and stays where that one
+        is not called: where a text's embeddings are given, say.
+        """
+        for hook in getattr(self, "_all_hooks", []):
+            hook.offload()
+
     # --- the cascade -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -3388,7 +3645,8 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
         extent = None if given is None else extent_of(given.video)
         self.check_stages(names, options, batch, num_frames, tensor_inputs, extent)
         if image is not None:
-            known = KnownFrames([image] if isinstance(image, PIL.Image.Image) else np.asarray(image)[None])
+            frames = [image] if isinstance(image, PIL.Image.Image) else np.asarray(image)[None]
+            known = KnownFrames(to_model_space(frames, None, "image"))
             callback_on_step_end, tensor_inputs = known.beside(callback_on_step_end, tensor_inputs)
 
         # 2. Random numbers; text, as each encoder's first stage comes
@@ -3488,209 +3746,6 @@ class CascadePipeline(NetworkTypesMixin, LoraMixin, SafetyMixin, DiffusionPipeli
             streams = [[of_stages[place] for place in places] for of_stages in spawned]
         by_stage = {name: [video[i] for video in streams] for i, name in enumerate(names)}
         return {name: gs[0] if batch == 1 else gs for name, gs in by_stage.items()}
-
-    def check_text(
-        self,
-        names: tuple[str, ...],
-        options: StageOptions,
-        prompt: Any,
-        negative_prompt: Any,
-        embeds: Embeds,
-    ) -> int:
-        """Checks the prompts and embeddings of all stages against each other and their networks.
-
-        Args:
-            names: the stages to run, in their order.
-            options: stage -> its call's options.
-            prompt: the call's.
-            negative_prompt: likewise.
-            embeds: the call's, by the names of its arguments; (prompts, tokens, width) or None each.
-
-        Returns:
-            How many prompts there are.
-
-        Raises:
-            ValueError, TypeError: naming the argument, its value and what is allowed.
-        """
-        count: int | None = None
-        for rung in (rung for rung in self.rungs if rung.name in names):
-            reader, stage = rung.reader, self.stage(rung.name)
-            given, negative = embeds.get(f"{reader}prompt_embeds"), embeds.get(f"{reader}negative_prompt_embeds")
-            if prompt is None and given is None and reader != self.readers[0]:
-                raise ValueError(
-                    f"`{reader}prompt_embeds` is required with `{self.readers[0]}prompt_embeds`: stage {rung.name!r} "
-                    "reads a text encoder of its own, got None."
-                )
-            # the first reader's embeddings stand in place of the prompt, the others' may stand beside it
-            own = reader != self.readers[0]
-            text = None if own and given is not None else prompt
-            negative_text = None if own and negative is not None else negative_prompt
-            here = check_prompts(text, negative_text, given, negative, text_width(stage.unet), reader)
-            stage.check_encoder(text, given, negative, stage.needs_negative(rung.call(options[rung.name])), reader)
-            if count not in (None, here):
-                raise ValueError(f"`{reader}prompt_embeds` must hold {count} rows, one a prompt, got {here}.")
-            count = here
-        assert count is not None
-        return count
-
-    def check_stages(
-        self,
-        names: tuple[str, ...],
-        options: StageOptions,
-        batch: int,
-        num_frames: int | None = None,
-        callback_tensor_inputs: list[str] | None = None,
-        given: tuple[int, Extent] | None = None,
-    ) -> dict[str, Extent]:
-        """Runs every stage's own checks on what it will get, so that a bad option of the last one is told at once.
-
-        Args:
-            names: the stages to run, in their order.
-            options: stage -> its call's options, from `resolve_options`.
-            batch: how many videos.
-            num_frames: how many frames the video is to have; None keeps all.
-            callback_tensor_inputs: what the step callback asks for, or None.
-            given: how many videos the first of them is given, and their extent; None where it takes none.
-
-        Returns:
-            Stage -> what it will make.
-
-        Raises:
-            ValueError, TypeError: what a stage's checks raise, with the stage's name before it.
-        """
-        wanted = {} if num_frames is None else self.frames_wanted(options, num_frames)
-        extents = {}
-        for rung in (rung for rung in self.rungs if rung.name in names):
-            call = rung.call({**options[rung.name], "callback_on_step_end_tensor_inputs": callback_tensor_inputs})
-            try:
-                batch, extent = self.stage(rung.name).check_call(call, batch, given)
-            except (ValueError, TypeError) as error:
-                raise type(error)(f"stage {rung.name!r}: {error}") from None
-            extents[rung.name] = extent._replace(frames=min(extent.frames, wanted.get(rung.name, extent.frames)))
-            given = batch, extents[rung.name]
-        return extents
-
-
-class Texts:
-    """The embeddings of a call, made by each text encoder when the first stage that reads it comes."""
-
-    def __init__(
-        self,
-        pipe: CascadePipeline,
-        names: tuple[str, ...],
-        recipe: str,
-        options: StageOptions,
-        prompt: Any,
-        negative_prompt: Any,
-        embeds: Embeds,
-        num_videos_per_prompt: int,
-    ):
-        self.pipe, self.options, self.embeds = pipe, options, embeds
-        self.prompt, self.negative_prompt = prompt, negative_prompt
-        self.num_videos_per_prompt = num_videos_per_prompt
-        self.rungs = {rung.name: rung for rung in pipe.rungs if rung.name in names}
-        self.clean_caption = pipe.recipes[recipe].clean_caption
-        told = pipe.recipes[recipe].negative_prompt_stages
-        self.gets_negative = {name: told is None or name in told for name in names}
-        self._made: dict[tuple[str, bool], dict[str, Tensor | None]] = {}
-
-    def of(self, name: str) -> dict[str, Tensor | None]:
-        """`prompt_embeds` and `negative_prompt_embeds` of a stage, one row a video."""
-        reader, gets_negative = self.rungs[name].reader, self.gets_negative[name]
-        key = (reader, gets_negative)
-        if key not in self._made:
-            others = [r for r in self.rungs.values() if (r.reader, self.gets_negative[r.name]) == key]
-            guided = any(self.pipe.stage(r.name).needs_negative(r.call(self.options[r.name])) for r in others)
-            given = self.embeds.get(f"{reader}prompt_embeds")
-            negative = self.embeds.get(f"{reader}negative_prompt_embeds")
-            made = self.pipe.stage(name).encode_prompt(
-                self.prompt if given is None else None,
-                self.negative_prompt if gets_negative and negative is None else None,
-                self.num_videos_per_prompt,
-                guided,
-                self.pipe._execution_device,
-                given,
-                negative,
-                self.clean_caption,
-            )
-            self._made[key] = dict(zip(("prompt_embeds", "negative_prompt_embeds"), made, strict=True))
-        return self._made[key]
-
-
-def check_rungs(rungs: tuple[Rung, ...]) -> None:
-    """Rungs that can stand on each other.
-
-    Raises:
-        ValueError: two of one name, or one that can't take what the one before it gives, named.
-    """
-    names = [rung.name for rung in rungs]
-    if len(set(names)) < len(names):
-        raise ValueError(f"`rungs` must have names of their own, got {names}.")
-    for before, rung in zip(rungs, rungs[1:], strict=False):
-        gives = {before.stage.gives, PIXELS}  # latents are decoded for a stage that takes pixels
-        if not gives & set(rung.stage.takes):
-            raise ValueError(
-                f"`rungs`: {rung.name!r} takes {' or '.join(rung.stage.takes) or 'no frames'}, and {before.name!r} "
-                f"gives {before.stage.gives}."
-            )
-
-
-def _initialiser(cls: type[CascadePipeline]) -> Callable[..., None]:
-    """`__init__` with every rung's components as arguments: those that are required, then the others.
-
-    diffusers reads the components of a pipeline off that signature, names, types and all.
-    """
-    self_ = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    found: dict[str, inspect.Parameter] = {}
-    for rung in cls.rungs:
-        hints = get_type_hints(rung.stage.__init__)
-        for own, parameter in list(inspect.signature(rung.stage.__init__).parameters.items())[1:]:
-            name = rung.parts[own]
-            found.setdefault(name, parameter.replace(name=name, annotation=hints.get(own, Any)))
-    always = [found.pop("feature_extractor"), found.pop("safety_checker")]
-    defaults = self_.replace(name="stage_defaults", default=None, annotation=dict | None)
-    required = [p for p in found.values() if p.default is inspect.Parameter.empty]
-    optional = [p for p in found.values() if p.default is not inspect.Parameter.empty]
-    signature = inspect.Signature([self_, *required, *optional, defaults, *always])
-
-    def __init__(self: CascadePipeline, *args: Any, **kwargs: Any) -> None:
-        bound = signature.bind(self, *args, **kwargs)
-        bound.apply_defaults()
-        components = {name: part for name, part in bound.arguments.items() if name not in ("self", "stage_defaults")}
-        DiffusionPipeline.__init__(self)
-        self.register_modules(**components)
-        self.register_to_config(stage_defaults=bound.arguments["stage_defaults"])
-
-    __init__.__signature__ = signature
-    __init__.__annotations__ = {p.name: p.annotation for p in signature.parameters.values() if p.name != "self"}
-    __init__.__qualname__, __init__.__module__ = f"{cls.__qualname__}.__init__", cls.__module__
-    return __init__
-
-
-def _caller(cls: type[CascadePipeline]) -> Callable[..., Any]:
-    """`__call__` with the embeddings of every reader among its arguments, by name and in the docstring."""
-    general = inspect.signature(CascadePipeline.__call__)
-    ends = {
-        "prompt_embeds": "(prompts, tokens, width), from `pipe.{stage}.encode_prompt`; needed with `prompt_embeds`.",
-        "negative_prompt_embeds": "likewise, (prompts, tokens, width), of the negative prompts.",
-    }
-    told: dict[str, str] = {}
-    for reader in cls.readers[1:]:
-        stage = next(rung.name for rung in cls.rungs if rung.reader == reader)
-        told |= {f"{reader}{end}": text.format(stage=stage) for end, text in ends.items()}
-    embeds = general.parameters["prompt_embeds"]
-    own = [embeds.replace(name=name, kind=inspect.Parameter.KEYWORD_ONLY) for name in told]
-    kept = [p for p in general.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-
-    def __call__(self: CascadePipeline, *args: Any, **kwargs: Any) -> VideoPipelineOutput | tuple:
-        return CascadePipeline.__call__(self, *args, **kwargs)
-
-    doc = inspect.cleandoc(CascadePipeline.__call__.__doc__ or "")
-    before, after = doc[: doc.index("    embeds: ")], doc[doc.index("\nReturns:") :]
-    __call__.__doc__ = before + "".join(f"    {name}: {text}\n" for name, text in told.items()) + after
-    __call__.__signature__ = general.replace(parameters=[*kept, *own])
-    __call__.__qualname__, __call__.__module__ = f"{cls.__qualname__}.__call__", cls.__module__
-    return __call__
 
 
 # =====================================================================================================================

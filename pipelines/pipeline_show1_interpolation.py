@@ -2587,7 +2587,11 @@ class WindowStore:
         self.windows: dict[str, list[Tensor]] = {name: list(given) for name, given in (windows or {}).items()}
 
     def stages(self) -> Sequence[str]:
-        """The stages that it holds windows of."""
+        """The stages that it holds windows of.
+
+        Returns:
+            Their names.
+        """
         return list(self.windows)
 
     def finished(self, stage: str) -> Sequence[Tensor]:

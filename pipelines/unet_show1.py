@@ -844,7 +844,13 @@ class TemporalConv1d(nn.Conv3d):
 
 
 class TemporalConvLayer(nn.Module):
-    """Four 1-D convolutions over the frames with a skip around them (Show-1, Sec. 3.2)."""
+    """Four 1-D convolutions over the frames with a skip around them (Show-1, Sec. 3.2).
+
+    Args:
+        channels: of what goes in and comes out.
+        norm_num_groups: of the norms, which pool over all frames.
+        dropout: behind the first and the second convolution's activation.
+    """
 
     def __init__(self, channels: int, norm_num_groups: int = 32, dropout: float = 0.1):
         super().__init__()
