@@ -1243,13 +1243,15 @@ class PromptMixin:
             ValueError: the text encoder is missing, or makes embeddings of another length than those that were given.
         """
         if self.text_encoder is None or self.tokenizer is None:
-            without = f"this pipeline was made without `{prefix}text_encoder` or `{prefix}tokenizer`"
             if prompt is not None:
-                raise ValueError(f"`{prefix}prompt_embeds` is required: {without}, got `prompt`={prompt!r}.")
+                raise ValueError(
+                    f"`{prefix}prompt_embeds` is required: this pipeline was made without `{prefix}text_encoder` or "
+                    f"`{prefix}tokenizer`, got `prompt`={prompt!r}."
+                )
             if guided and negative_prompt_embeds is None:
                 raise ValueError(
-                    f"`{prefix}negative_prompt_embeds` is required with guidance: {without} to encode the negative "
-                    "prompt with, got None."
+                    f"`{prefix}negative_prompt_embeds` is required with guidance: this pipeline was made without "
+                    f"`{prefix}text_encoder` or `{prefix}tokenizer` to encode the negative prompt with, got None."
                 )
             return
         if not guided or (prompt_embeds is None) == (negative_prompt_embeds is None):

@@ -228,6 +228,27 @@ def test_source_that_can_not_be_inlined(tmp_path, monkeypatch):
         bundle.bundle("not_to_be_inlined.nonesuch", "main")
 
 
+def test_imports_for_types(tmp_path, monkeypatch):
+    """Two modules that name each other, one of them in annotations only: in the order that the code needs."""
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "to_be_inlined"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    future = "from __future__ import annotations\n\nfrom typing import TYPE_CHECKING\n\n"
+    (folder / "user.py").write_text(
+        f'"""User."""\n\n{future}from .tool import Tool\n\n\nclass User(Tool):\n    pass\n'
+    )
+    (folder / "tool.py").write_text(
+        f'"""Tool."""\n\n{future}if TYPE_CHECKING:\n    from torch import Tensor\n\n    from .user import User\n\n\n'
+        "class Tool:\n    def of(self, user: User) -> Tensor:\n        return user\n"
+    )
+    text = bundle.bundle("to_be_inlined.user", "User")
+    assert text.index("class Tool") < text.index("class User(Tool)")
+    assert "from torch import Tensor" in text
+    assert "TYPE_CHECKING" not in text
+    exec(compile(text, "bundle", "exec"), {})
+
+
 def test_the_network_is_one_file():
     """It executes by itself, and has what it took over of the shared parts in front of it."""
     path = PIPELINES / "unet_show1.py"

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeGuard, get_args, get_type_hints
 
 from ..families import all_families
 from ..ladder.family import Family
@@ -165,6 +165,11 @@ def read_module(name: str) -> Module:
                     uses=frozenset(_global_names(symtable.symtable(text, path, "exec"))),
                 )
             )
+        elif _is_for_types(node):
+            # Libraries' as any others. Ours name what is defined further on, if it is in the bundle at all.
+            for line in node.body:
+                if isinstance(line, (ast.Import, ast.ImportFrom)) and not _is_ours(line):
+                    module.imports.update(_bindings(line))
         elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):  # the docstring
             raise ValueError(f"{path}:{node.lineno}: only imports, definitions and assignments can be inlined.")
     return module
@@ -177,6 +182,17 @@ def _global_names(scope: symtable.SymbolTable) -> Iterator[str]:
             yield symbol.get_name()
     for inner in scope.get_children():
         yield from _global_names(inner)
+
+
+def _is_for_types(node: ast.stmt) -> TypeGuard[ast.If]:
+    """Whether it is `if TYPE_CHECKING:` with nothing but imports."""
+    return (
+        isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name)
+        and node.test.id == "TYPE_CHECKING"
+        and not node.orelse
+        and all(isinstance(line, (ast.Import, ast.ImportFrom)) for line in node.body)
+    )
 
 
 def _is_ours(node: ast.Import | ast.ImportFrom) -> bool:
