@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .families import all_families as _all_families
 from .hub import registration as _registration
+from .version import __version__
 
 
 # ruff: noqa: F401  what follows is for type checkers alone
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from .runs.job import GenerationJob, JobSettings
     from .sampling.outputs import VideoPipelineOutput
     from .tiny import TINY_PATH
-
-__version__ = "0.1.0"
 
 _EXPORTS = {
     "TINY_PATH": "diffusers_show1.tiny",

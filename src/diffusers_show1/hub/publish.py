@@ -27,8 +27,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
 from ..families import all_families, family_of
+from ..version import __version__
 from . import card_sections, cards
 from .folder import leads_out
 

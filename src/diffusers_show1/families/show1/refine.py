@@ -114,8 +114,8 @@ class Show1RefinementPipeline(StagePipeline, TextualInversionLoaderMixin):
             width: likewise.
             strength: above 0 and at most 1: how far the video is noised. 0.8 of 50 steps starts at timestep 781 or
                 so, inside the expert's 0-900.
-            num_inference_steps: at least 1. Of these, or of `timesteps` or `sigmas`, the last `strength` part is run, as
-                in diffusers' image-to-image pipelines.
+            num_inference_steps: at least 1. Of these, or of `timesteps` or `sigmas`, the last `strength` part is run,
+                as in diffusers' image-to-image pipelines.
             latents: the noise (b, c, f, h/8, w/8) that goes over the encoded video, instead of drawn noise.
             resize: `"bilinear"` on the numbers as they are (the paper), or `"uint8_bicubic"`: cut to 8 bits and
                 resized by Pillow (the released code).
