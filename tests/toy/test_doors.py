@@ -160,7 +160,6 @@ def test_remote_code_needs_no_package(folder, expected, tmp_path):
     assert max_difference(torch.load(tmp_path / "frames.pt"), expected) < 1e-5
 
 
-@pytest.mark.xfail(strict=True, reason="conversion looks for `conv_in.weight` before it renames")
 def test_an_original_checkpoint_becomes_a_network(tmp_path):
     """By the key map of the family, each number to its place."""
     unet = components("frames")["unet"]

@@ -228,7 +228,9 @@ class FilePart(ModelPart):
         return f"converting {self.origin.name}"
 
     def read(self) -> dict[str, torch.Tensor]:
-        stored, self.left = find_state_dict(read_any(self.origin), self.origin.name)
+        known = [network for family in all_families() for network in family.known_checkpoints.networks.values()]
+        renames = [network.rename for network in self.folder or known if network.renamed]
+        stored, self.left = find_state_dict(read_any(self.origin), self.origin.name, renames)
         first_error = None
         for network in fitting_networks(stored, self.origin.name) if self.folder is None else self.folder:
             try:
@@ -283,13 +285,17 @@ class FilePart(ModelPart):
 
 def fitting_networks(raw: Mapping[str, torch.Tensor], name: str) -> list[Network]:
     """The published networks whose first convolution fits a state dict."""
-    out_channels, in_channels = (*raw["conv_in.weight"].shape, 0, 0)[:2]
-    fitting = []
+    fitting, out_channels, in_channels = [], 0, 0
     for family in all_families():
         for network in family.known_checkpoints.networks.values():
+            first = next((value for stored, value in raw.items() if network.rename(stored) == "conv_in.weight"), None)
+            if first is None:
+                continue
+            out_channels, in_channels = (*first.shape, 0, 0)[:2]
             defaults = inspect.signature(family.load(network.class_name).__init__).parameters
             config = {**{key: value.default for key, value in defaults.items()}, **network.config}
-            if (config["block_out_channels"][0], config["in_channels"]) == (out_channels, in_channels):
+            widths = config.get("block_out_channels", (out_channels,))  # not every network says so
+            if (widths[0], config.get("in_channels")) == (out_channels, in_channels):
                 fitting.append(network)
     if not fitting:
         raise ConversionError(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +80,22 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 _PREFIXES = ("module.", "_orig_mod.", "unet.", "model.", "model.diffusion_model.")
 
 
-def find_state_dict(content: Any, name: str) -> tuple[dict[str, torch.Tensor], list[str]]:
+def find_state_dict(
+    content: Any, name: str, renames: Iterable[Callable[[str], str]] = ()
+) -> tuple[dict[str, torch.Tensor], list[str]]:
     """The network's state dict in what a checkpoint holds, without prefixes, and the names of all else.
+
+    Args:
+        content: of the file.
+        name: of the file, for messages.
+        renames: what give our names of parameters that may be stored under others. The network is known by its
+            `conv_in.weight`.
 
     Raises:
         ConversionError: there is none.
     """
     candidates: list[tuple[str, dict[str, Any]]] = []
+    firsts = (lambda stored: stored, *renames)
 
     def walk(path: str, value: Any, depth: int) -> None:
         if isinstance(value, dict) and all(isinstance(key, str) for key in value):
@@ -98,14 +107,13 @@ def find_state_dict(content: Any, name: str) -> tuple[dict[str, torch.Tensor], l
     walk("", content, 2)
     for path, value in candidates:
         tensors = {key: inner for key, inner in value.items() if isinstance(inner, torch.Tensor)}
-        for prefix in _all_prefixes(tensors):
-            if f"{prefix}conv_in.weight" in tensors:
-                mine = {key[len(prefix) :]: inner for key, inner in tensors.items() if key.startswith(prefix)}
-                rest = [path + key for key in value if key not in tensors or not key.startswith(prefix)]
-                if path:
-                    top = path.split(".")[0]
-                    rest += [key for key in content if key != top]
-                return mine, rest
+        for prefix in _all_prefixes(tensors, firsts):
+            mine = {key[len(prefix) :]: inner for key, inner in tensors.items() if key.startswith(prefix)}
+            rest = [path + key for key in value if key not in tensors or not key.startswith(prefix)]
+            if path:
+                top = path.split(".")[0]
+                rest += [key for key in content if key != top]
+            return mine, rest
         if any(".input_blocks." in f".{key}" for key in tensors):
             raise ConversionError(
                 f"{name} has parameter names of a code older than diffusers (input_blocks...). Convert the same model "
@@ -114,10 +122,16 @@ def find_state_dict(content: Any, name: str) -> tuple[dict[str, torch.Tensor], l
     raise ConversionError(f"{name} holds no network that is known here: there is no conv_in.weight in it.")
 
 
-def _all_prefixes(tensors: Mapping[str, Any]) -> list[str]:
-    """ "", and combinations of the usual prefixes that some name has."""
-    found = {key[: -len("conv_in.weight")] for key in tensors if key.endswith("conv_in.weight")}
-    return sorted(p for p in found if re.fullmatch("(?:" + "|".join(map(re.escape, _PREFIXES)) + ")*", p))
+def _all_prefixes(tensors: Mapping[str, Any], renames: Iterable[Callable[[str], str]]) -> list[str]:
+    """Combinations of the usual prefixes, or "", behind which some name is the first convolution's."""
+    found = set()
+    for key in tensors:
+        usual = re.match("(?:" + "|".join(map(re.escape, _PREFIXES)) + "){0,4}", key)
+        assert usual is not None
+        for dot in (0, *(match.end() for match in re.finditer(r"\.", usual[0]))):
+            if any(rename(key[dot:]) == "conv_in.weight" for rename in renames):
+                found.add(key[:dot])
+    return sorted(found)
 
 
 def modern_names(stored: str) -> list[str]:
