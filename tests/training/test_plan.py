@@ -14,7 +14,7 @@ from diffusers_show1 import TINY_PATH, Show1CascadePipeline
 from diffusers_show1.cli import main
 from diffusers_show1.learning.options import ConfigError
 from diffusers_show1.training.checkpoint import checkpoints
-from diffusers_show1.training.plan import Workshop, load_plan, prepare
+from diffusers_show1.training.plan import PartFailed, Workshop, load_plan, prepare
 
 from .small import NETWORK, recipe
 
@@ -102,7 +102,7 @@ def test_lanes_need_nothing_of_each_other():
 @pytest.fixture
 def small_plan(tmp_path):
     """Two keyframe trainings, neither of which needs the other, and one after both."""
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe(run={"steps": 3}, model={"config": NETWORK})))
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe(run={"steps": 20, "checkpoint_every": 1}, model={"config": NETWORK})))
     part = {"task": "base", "config": "small.yaml"}
     last = part | {"after": ["one", "two"], "set": {"model.start": "run", "model.path": "{two}", "model.config": {}}}
     path = tmp_path / "plan.yaml"
@@ -134,9 +134,10 @@ def test_side_by_side_is_one_after_another_and_goes_on(small_plan, tmp_path):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while process.poll() is None and not checkpoints(there.folder / "runs/one/checkpoints"):
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    process.wait()
-    assert process.returncode != 0
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 128 + signal.SIGTERM
+    log = (there.folder / "runs/one.log").read_text()
+    assert "the same command goes on from there" in log
     assert not (there.folder / "runs/three").exists()
     there._side_by_side()
     for name in here.plan.parts:
@@ -149,7 +150,7 @@ def test_a_part_that_fails_is_named(small_plan, tmp_path):
     shop = Workshop(
         load_plan(str(small_plan)), tmp_path / "out", ("model.components=nowhere",), processes=2, echo=silent
     )
-    with pytest.raises(RuntimeError, match=r"(one|two).* failed \(see runs/NAME.log\)"):
+    with pytest.raises(PartFailed, match=r"(one|two).* failed \(see runs/NAME.log\)"):
         shop.run()
     assert "`model.components` must be tiny" in (tmp_path / "out/runs/one.log").read_text()
 

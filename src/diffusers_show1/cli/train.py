@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..runs.refusals import BadInput
+from ..runs.refusals import BadInput, Failed
 
 
 def train(
@@ -56,3 +56,5 @@ def train(
         start()
     except ConfigError as error:
         raise BadInput(error) from error
+    except plan.PartFailed as error:
+        raise Failed(error) from error

@@ -31,6 +31,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -48,6 +49,10 @@ from ..tiny import world
 from .catalogue import recipes, tasks
 from .config import apply_override, build, build_section, read_recipe, recipe_path, to_yaml
 from .trainer import Trainer
+
+
+class PartFailed(RuntimeError):
+    """A part of a plan did not come to its end."""
 
 
 @checked
@@ -195,7 +200,7 @@ class Workshop:
         """Train all parts that are not yet done; returns the folder of the cascade.
 
         Raises:
-            RuntimeError: a training that ran in a process of its own has failed.
+            PartFailed: a training that ran in a process of its own.
         """
         if self.processes == 1:
             for name in self.plan.parts:
@@ -224,6 +229,7 @@ class Workshop:
         waiting, done = dict(self.plan.parts), set[str]()
         running: dict[str, subprocess.Popen] = {}
         failed: list[str] = []
+        before = _stop_on_sigterm()
         try:
             while running or (waiting and not failed):
                 for name in [name for name, part in waiting.items() if done.issuperset(part.after)]:
@@ -250,8 +256,10 @@ class Workshop:
                 process.send_signal(signal.SIGTERM)
             for process in running.values():
                 process.wait()
+            if before is not None:
+                signal.signal(signal.SIGTERM, before)
         if failed:
-            raise RuntimeError(f"{', '.join(failed)} failed (see runs/NAME.log); the same command goes on from there")
+            raise PartFailed(f"{', '.join(failed)} failed (see runs/NAME.log); the same command goes on from there")
 
     def _start(self, name: str, threads: str) -> subprocess.Popen:
         runs = self.folder / "runs"
@@ -267,6 +275,7 @@ class Workshop:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "OMP_NUM_THREADS": threads},
+                start_new_session=True,  # Ctrl-C is this process's, which then asks the others to stop, once
             )
 
     # --- the cascade -------------------------------------------------------------------------------------------------
@@ -295,6 +304,17 @@ class Workshop:
             told = json.dumps(world.vocabulary(), indent=2)
             (self.cascade / "vocabulary.json").write_text(f"{told}\n", encoding="utf-8")
         self.echo(f"done: {self.cascade}")
+
+
+def _stop_on_sigterm() -> Any:
+    """Have SIGTERM raise, as Ctrl-C does; returns what it did before, or None outside of the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+
+    def stop(signum: int, _frame: object) -> None:
+        raise SystemExit(128 + signum)
+
+    return signal.signal(signal.SIGTERM, stop)
 
 
 def _class_of(folder: Path) -> list[Any]:
