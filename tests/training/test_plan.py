@@ -102,7 +102,9 @@ def test_lanes_need_nothing_of_each_other():
 @pytest.fixture
 def small_plan(tmp_path):
     """Two keyframe trainings, neither of which needs the other, and one after both."""
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe(run={"steps": 20, "checkpoint_every": 1}, model={"config": NETWORK})))
+    (tmp_path / "small.yaml").write_text(
+        yaml.safe_dump(recipe(run={"steps": 20, "checkpoint_every": 1}, model={"config": NETWORK}))
+    )
     part = {"task": "base", "config": "small.yaml"}
     last = part | {"after": ["one", "two"], "set": {"model.start": "run", "model.path": "{two}", "model.config": {}}}
     path = tmp_path / "plan.yaml"
