@@ -173,7 +173,8 @@ class ModularPipelineTesterMixin:
         assert made == []
         scheduler = next(name for name in pipe.component_names if name.endswith("_scheduler"))
         before_it = getattr(pipe, scheduler)
-        pipe.update_components(**{scheduler: type(before_it).from_config(before_it.config, beta_end=0.5)})
+        other = "sample" if before_it.config.prediction_type == "epsilon" else "epsilon"
+        pipe.update_components(**{scheduler: type(before_it).from_config(before_it.config, prediction_type=other)})
         assert max_difference(self.run(pipe), expected) > 1e-3
         assert made == []
 

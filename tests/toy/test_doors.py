@@ -126,7 +126,10 @@ def test_published_and_loaded_from_the_hub(folder, hub, expected, tmp_path):
     assert {"model_index.json", "README.md", "between_unet/config.json"} <= set(there)
     assert "pipeline_toy.py" in hub.files(repo, "remote-code")
     script = (
-        "import torch, tests.toy.conftest\n"
+        "import torch\n"
+        "from diffusers_show1 import families\n"
+        "from tests.toy import FAMILY\n"
+        "families.add(FAMILY)\n"
         "from diffusers import DiffusionPipeline\n"
         f"pipe = DiffusionPipeline.from_pretrained('{repo}', dtype=torch.float32)\n"
         f"call = dict(prompt={PROMPT!r}, generator=torch.Generator().manual_seed(0), output_type='pt')\n"

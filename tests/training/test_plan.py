@@ -188,7 +188,7 @@ def test_one_line_for_a_command_that_cannot_be(tmp_path, capsys, arguments, mess
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"partz": 1}, "`partz` must be one of the keys of a plan: cascade, stage_defaults, parts"),
+        ({"partz": 1}, "`partz` must be one of the keys of a plan: cascade, stage_defaults, vocabulary, parts"),
         ({"cascade": "Cascade"}, "`cascade` must be one of Show1CascadePipeline"),
         ({"cascade": []}, "`cascade` must be one of Show1CascadePipeline"),
         ({"stage_defaults": 3}, "`stage_defaults` must be stages, each with options"),

@@ -78,6 +78,9 @@ def measure_form(clip: torch.Tensor, attributes: world.Attributes) -> Form:
         clip: (f, 3, h, w) in [0, 1], any number of frames in any order, of the world's aspect.
         attributes: what the clip's caption says; an open background is read off the clip.
 
+    Returns:
+        Its `Form`.
+
     Raises:
         ValueError: a clip of another layout.
     """
