@@ -136,7 +136,8 @@ def silhouettes(clip: torch.Tensor, colour: str, background: str) -> torch.Tenso
     thing = (clip - outer).norm(dim=1) >= 0.5 * (inner - outer).norm(dim=0)
     border = F.pad(torch.zeros_like(thing)[:, 1:-1, 1:-1], (1, 1, 1, 1), value=True)
     thing = ~_joined(border, ~thing)  # a highlight may look like the ground, and spots are counted as colours
-    cores = F.max_pool2d((~thing)[:, None].float(), SPECK, stride=1, padding=SPECK // 2)[:, 0] == 0
+    outside = F.pad((~thing)[:, None].float(), [SPECK // 2] * 4, value=1.0)
+    cores = F.max_pool2d(outside, SPECK, stride=1)[:, 0] == 0
     return _joined(cores, thing)
 
 
