@@ -46,11 +46,11 @@ def pixels() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.arange(192) + 0.5 - 96, (torch.arange(128) + 0.5 - 64)[:, None]
 
 
-@pytest.mark.parametrize("shape", world.SHAPES)
-@pytest.mark.parametrize("radius", [1.6, 2.6, 4.0, 5.9])
-@pytest.mark.parametrize("background", GROUNDS)
-def test_true_drawings(shape, radius, background):
-    """The figures that a perfect model would have, at every size and on every ground."""
+@pytest.mark.parametrize("turn", range(4))
+@pytest.mark.parametrize(("place", "radius"), enumerate((1.6, 2.6, 4.0, 5.9)))
+def test_true_drawings(turn, place, radius):
+    """The figures that a perfect model would have: every shape on every ground, every size on every ground."""
+    shape, background = world.SHAPES[turn], GROUNDS[(turn + place) % 4]
     colour = {"white": "yellow", "black": "purple", "gray": "green", "pink": "orange"}[background]  # the faintest
     form = measure_form(drawing(shape, radius, colour, background), asked(shape, colour, background))
     if form.frames == 0:
