@@ -25,6 +25,8 @@ from unittest import mock
 
 import imageio_ffmpeg
 
+from diffusers_show1 import families
+
 from .blocks import ROOT, Block, blocks
 
 
@@ -37,6 +39,7 @@ def set_up(environment: dict[str, str]) -> None:
 def run_page(page: str, folder: Path) -> tuple[str | None, dict[int, float]]:
     """Runs all blocks of a page in `folder`; what went wrong, if anything, and processor seconds by a block's line."""
     os.chdir(folder)
+    families._added.clear()  # by a page before
     namespace: dict[str, Any] = {"__name__": "__main__"}
     seconds = {}
     for block in blocks(page):
